@@ -1,0 +1,31 @@
+"""Pictures of causal graphs and of results: drawings, plots, and the report.
+
+Nothing heavy is imported until something is drawn.
+"""
+
+from causalnet.draw.compensation import best_layer, ce_vs_direct, compare, coupling, donor_convergence, slopes
+from causalnet.draw.layers import draw
+from causalnet.draw.plots import drop_vs_direct, example, impact, waterfall
+from causalnet.draw.render import Drawing, GraphvizMissingError
+from causalnet.draw.report import Arm, read_run, report
+from causalnet.draw.style import save
+
+__all__ = [
+    "Arm",
+    "Drawing",
+    "GraphvizMissingError",
+    "best_layer",
+    "ce_vs_direct",
+    "compare",
+    "coupling",
+    "donor_convergence",
+    "draw",
+    "drop_vs_direct",
+    "example",
+    "impact",
+    "read_run",
+    "report",
+    "save",
+    "slopes",
+    "waterfall",
+]

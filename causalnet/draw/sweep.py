@@ -1,0 +1,190 @@
+"""A sweep's data set, reduced to what pictures need: means over donors, one row per prompt."""
+
+import functools
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from causalnet.errors import DataError, UnknownNodeError, explain
+from causalnet.graph.node import Node
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Sweep", "as_sweep", "interval", "line"]
+
+Array = NDArray[np.float64]
+_NEEDED = ("te", "de", "ce", "norm", "delta_de", "clean_direct", "clean_responder")
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Effects of ablating each node, averaged over donors.
+
+    Parameters
+    ----------
+    data
+        The data set it comes from.
+    nodes, responders
+        The ablated nodes and the components whose direct effects were followed.
+    te, de, ce, norm, clean
+        ``[prompt, node]``, logits; effect = Y(do) − Y; ``clean`` is the node's own direct effect, unablated.
+    delta_attn, delta_mlp
+        ``[prompt, node]``, logits: the part of ``ce`` that attention and MLP responders carry.
+    coupling
+        ``[node, responder]``, logits: ΔDE averaged over prompts and donors.
+    clean_responder
+        ``[prompt, responder]``, logits: direct effects in the natural world.
+    """
+
+    data: "xr.Dataset"
+    nodes: tuple[Node, ...]
+    responders: tuple[Node, ...]
+    te: Array
+    de: Array
+    ce: Array
+    norm: Array
+    clean: Array
+    delta_attn: Array
+    delta_mlp: Array
+    coupling: Array
+    clean_responder: Array
+
+    @property
+    def prompts(self) -> int:
+        """Return the number of prompts."""
+        return self.te.shape[0]
+
+    @property
+    def donors(self) -> int:
+        """Return the size of the donor axis."""
+        return int(self.data.sizes["donor"])
+
+    @property
+    def layers(self) -> int:
+        """Return the number of layers that the nodes and responders span."""
+        return 1 + max((node.layer for node in (*self.nodes, *self.responders) if node.layer is not None), default=-1)
+
+    @property
+    def ablation(self) -> str:
+        """Return how nodes were ablated."""
+        return str(self.data.attrs.get("ablation", "ablation"))
+
+    @property
+    def caption(self) -> str:
+        """Return what every caption says: prompts, donors, ablation, sign."""
+        donors = f", mean over {self.donors} donors" if self.donors > 1 else ""
+        return f"n = {self.prompts} prompts{donors}; {self.ablation} ablation; logits; effect = Y(do) − Y"
+
+    def of_kind(self, kind: str) -> list[int]:
+        """Return the places of the attention (heads included) or MLP nodes on the node axis, in order of layer."""
+        kinds = ("mlp",) if kind == "mlp" else ("attn", "head", "bias")
+        found = [place for place, node in enumerate(self.nodes) if node.kind in kinds]
+        return sorted(found, key=lambda place: self.nodes[place].sort_key)
+
+    def place(self, node: Node | str) -> int:
+        """Return the place of a node on the node axis.
+
+        Raises
+        ------
+        UnknownNodeError
+            If the sweep did not ablate that node.
+        """
+        name = str(node)
+        names = [str(one) for one in self.nodes]
+        if name not in names:
+            raise UnknownNodeError(explain(f"node {name!r} was not ablated in this sweep", legal=names, got=name))
+        return names.index(name)
+
+    def strongest(self, kind: str | None = None) -> int:
+        """Return the place of the node with the largest mean direct effect in the natural world."""
+        places = self.of_kind(kind) if kind else list(range(len(self.nodes)))
+        places = places or list(range(len(self.nodes)))
+        return places[int(np.argmax(np.abs(self.clean.mean(axis=0)[places])))]
+
+
+def as_sweep(data: "xr.Dataset | Sweep") -> Sweep:
+    """Reduce a sweep data set (or return it, when it is reduced already).
+
+    Raises
+    ------
+    DataError
+        If a variable or dimension of the written schema is missing, or nothing was measured.
+    """
+    if isinstance(data, Sweep):
+        return data
+    missing = [name for name in _NEEDED if name not in data]
+    if missing:
+        raise DataError(explain(f"the result has no {', '.join(missing)}", mend="give the data set of a sweep"))
+    if 0 in (data.sizes["prompt"], data.sizes["node"]):
+        raise DataError("the result holds no prompt or no node")
+    nodes = tuple(Node.parse(str(name)) for name in data["node"].values)
+    responders = tuple(Node.parse(str(name)) for name in data["responder"].values)
+    attention = np.array([node.kind in ("attn", "head", "bias") for node in responders], dtype=bool)
+    mlp = np.array([node.kind == "mlp" for node in responders], dtype=bool)
+    order = ("prompt", "node", "donor", "responder")
+    split: list[tuple[Array, Array, Array]] = []
+    for place in range(len(nodes)):  # one node at a time: the whole array may be larger than memory
+        delta = donor_mean(data["delta_de"].isel(node=place).transpose("prompt", "donor", "responder").values, axis=1)
+        split.append((delta[:, attention].sum(axis=1), delta[:, mlp].sum(axis=1), delta.mean(axis=0)))
+    parts = {name: donor_mean(data[name].transpose(*order[:3]).values, axis=2) for name in ("te", "de", "ce", "norm")}
+    return Sweep(
+        data=data,
+        nodes=nodes,
+        responders=responders,
+        clean=_plain(data, "clean_direct", "node"),
+        clean_responder=_plain(data, "clean_responder", "responder"),
+        delta_attn=np.stack([one[0] for one in split], axis=1),
+        delta_mlp=np.stack([one[1] for one in split], axis=1),
+        coupling=np.stack([one[2] for one in split], axis=0),
+        **parts,
+    )
+
+
+def _plain(data: "xr.Dataset", name: str, axis: Hashable) -> Array:
+    return np.asarray(data[name].transpose("prompt", axis).values, dtype=np.float64)
+
+
+def donor_mean(values: NDArray[Any], axis: int) -> Array:
+    """Average over donors; donors that a prompt does not have are NaN and do not count."""
+    values = np.asarray(values, dtype=np.float64)
+    there = np.isfinite(values)
+    return np.where(there, values, 0.0).sum(axis=axis) / np.maximum(there.sum(axis=axis), 1)
+
+
+@functools.cache
+def _quantile(degrees: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, degrees))
+
+
+def interval(values: Array) -> tuple[Array, Array]:
+    """Return mean and half width of the 95 % t interval over prompts (the first axis); 0 for a single prompt."""
+    count = values.shape[0]
+    mean = values.mean(axis=0)
+    if count < 2:
+        return mean, np.zeros_like(mean)
+    return mean, _quantile(count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
+
+
+def line(x: Array, y: Array) -> tuple[float, float, float]:
+    """Return slope, intercept and R² of the least-squares line; a flat line where x does not vary.
+
+    Examples
+    --------
+    >>> line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
+    (2.0, 1.0, 1.0)
+    """
+    dx, dy = x - x.mean(), y - y.mean()
+    sxx, syy, sxy = float(dx @ dx), float(dy @ dy), float(dx @ dy)
+    slope = sxy / sxx if sxx > 0 else 0.0
+    return slope, float(y.mean() - slope * x.mean()), sxy * sxy / (sxx * syy) if sxx > 0 and syy > 0 else 0.0
+
+
+def by_name(summary: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """Return the rows of a summary by node name; empty when there is no summary."""
+    return {str(row["name"]): row for row in (summary or {}).get("nodes", ())}

@@ -1,0 +1,119 @@
+"""What a summary says, in sentences made from its numbers alone."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["findings"]
+
+_ALPHA = 0.05
+
+
+def findings(result: "Mapping[str, Any] | xr.Dataset") -> list[str]:
+    """Say in three sentences what a sweep found.
+
+    The first: at which nodes the layers downstream give back what the ablation removed, and where most.
+    The second: which share of all that was lost comes back, from attention, from MLPs and from the final norm.
+    The third: how often the response repairs rather than breaks, and how well the split closes.
+
+    Parameters
+    ----------
+    result
+        What :func:`~causalnet.effects.summarise` returned, or a sweep's dataset (it is then summarised).
+
+    Returns
+    -------
+    list of str
+        Three sentences.
+
+    Examples
+    --------
+    >>> node = {"name": "attn[0]", "slope": 0.01, "slope_ci": [-0.04, 0.05], "r2": 0.0, "p_holm": 1.0,
+    ...         "ce": 0.1, "responders": []}
+    >>> part = {"nodes": 1, "lost": 2.0, "stable": True, "repaired_pairs": 0.5, "repaired_pairs_ci": [0.4, 0.6]}
+    >>> for name in ("self_repair", "ce_attn", "ce_mlp", "norm"):
+    ...     part |= {name: 0.0, f"{name}_ci": [-0.1, 0.1]}
+    >>> print(findings({"ablation": "zero", "prompts": 100, "donors": 0, "level": 0.95, "nodes": [node],
+    ...                 "pooled": {"all": part}, "closure_max_abs": 1e-6, "closure_max_rel": 1e-7})[0])
+    No compensation: at none of 1 nodes (zero ablation, 100 prompts) does the summed response of later layers
+    grow with the node's direct effect; the largest slope is 0.01 (95 % interval −0.04 to 0.05) at attn[0].
+    """
+    if "nodes" in result:
+        summary = cast("Mapping[str, Any]", result)
+    else:
+        from causalnet.effects.summary import summarise
+
+        summary = summarise(cast("xr.Dataset", result))
+    return [_restored(summary), _shares(summary), _checks(summary)]
+
+
+def spread(entry: Mapping[str, Any], key: str, level: float, percent: bool = False) -> str:
+    """Write an estimate with its interval, as ``0.42 (95 % interval 0.37 to 0.48)``."""
+    low, high = entry[f"{key}_ci"]
+    value, low, high = (number(one, percent) for one in (entry[key], low, high))
+    return f"{value}{' %' if percent else ''} ({100 * level:g} % interval {low} to {high})"
+
+
+def number(value: float, percent: bool = False) -> str:
+    """Write a number to two decimals, or to one decimal of a percentage, with a true minus sign."""
+    text = f"{100 * value:.1f}" if percent else f"{value:.2f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def _restored(summary: Mapping[str, Any]) -> str:
+    nodes, level, few = summary["nodes"], summary["level"], summary["prompts"] < 3
+    drawn = f", {summary['donors']} donors each" if summary["donors"] else ""
+    of = f"{len(nodes)} nodes ({summary['ablation']} ablation, {summary['prompts']} prompts{drawn})"
+    if few:
+        return f"Compensation cannot be told from {summary['prompts']} prompt{'s' * (summary['prompts'] != 1)}: {of}."
+    sure = [node for node in nodes if node["p_holm"] < _ALPHA]
+    up = [node for node in sure if node["slope_ci"][0] > 0]
+    down = [node for node in sure if node["slope_ci"][1] < 0]
+    rest = f"; at {len(down)} the response falls with it (breakage)" if down else ""
+    if not up:
+        best = max(nodes, key=lambda node: node["slope"])
+        return (
+            f"No compensation: at none of {of} does the summed response of later layers grow with the node's direct "
+            f"effect; the largest slope is {spread(best, 'slope', level)} at {best['name']}{rest}."
+        )
+    best = max(up, key=lambda node: node["slope"])
+    first = [one for one in best["responders"] if one["delta_de"] * best["ce"] > 0][:1]
+    mostly = f", most of it from {first[0]['name']}" if first else ""
+    names = ", ".join(node["name"] for node in up[:6]) + (", …" if len(up) > 6 else "")
+    return (
+        f"Compensation at {len(up)} of {of}: {names}; the strongest is {best['name']}, where later layers give back "
+        f"a fraction {spread(best, 'slope', level)} of its direct effect, R² {number(best['r2'])}{mostly}{rest}."
+    )
+
+
+def _shares(summary: Mapping[str, Any]) -> str:
+    pooled, level = summary["pooled"]["all"], summary["level"]
+    removed = f"{number(pooled['lost'])} logits"
+    if not pooled["stable"] or pooled["lost"] <= 0:
+        doubt = "which cannot be told from 0" if not pooled["stable"] else "so nothing was lost"
+        return f"Summed over nodes the ablations remove {removed} directly, {doubt}: no share of it is given."
+    total, low, high = pooled["self_repair"], *pooled["self_repair_ci"]
+    sense = "comes back" if low > 0 else "is lost on top (breakage)" if high < 0 else "comes back, which may be none"
+    shown = dict(pooled)
+    if high < 0:
+        shown |= {"self_repair": -total, "self_repair_ci": [-high, -low]}
+    return (
+        f"Of the {removed} that the ablations remove directly (summed over nodes, mean over "
+        f"prompts) {spread(shown, 'self_repair', level, True)} {sense}: the final norm gives "
+        f"{spread(pooled, 'norm', level, True)}, attention {spread(pooled, 'ce_attn', level, True)}, MLPs "
+        f"{spread(pooled, 'ce_mlp', level, True)}."
+    )
+
+
+def _checks(summary: Mapping[str, Any]) -> str:
+    pooled, level = summary["pooled"]["all"], summary["level"]
+    return (
+        f"Where an ablation lowers the direct effect, the total drop is smaller than that (repair) in "
+        f"{spread(pooled, 'repaired_pairs', level, True)} of prompt–node pairs and larger or equal (breakage) in the "
+        f"others; TE − DE − CE − NORM is at most {summary['closure_max_abs']:.1e} logits, "
+        f"{summary['closure_max_rel']:.1e} relative."
+    )

@@ -1,0 +1,249 @@
+"""The natural run of one bucket of prompts of equal length, and the calls that its layers received.
+
+Prompts are never padded: a bucket holds prompts of one length, so position ids and masks are those that
+the model makes by itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from causalnet.engine.prefix import Rows, _PrefixCache, attending, prefix_cache
+from causalnet.errors import InterventionError
+from causalnet.graph import Node
+from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
+from causalnet.model.probe import hooked
+
+__all__ = ["Call", "Natural", "capture", "contribution", "head_contribution", "run_natural"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments, after the hidden states, with which the model calls one layer."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    by_name: str | None = None
+    grows: dict[int | str, int] = field(default_factory=dict)
+
+    def __call__(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+        """Call the layer as the model does, on other hidden states [row, position, d_model]."""
+        args, kwargs = self._for(hidden.shape[0]) if self.grows else (self.args, self.kwargs)
+        if self.by_name is not None:
+            out = layer.module(*args, **{**kwargs, self.by_name: hidden})
+        else:
+            out = layer.module(hidden, *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    def _for(self, rows: int) -> tuple[tuple, dict[str, Any]]:
+        """Repeat the arguments that fold the batch into another axis (BLOOM's ALiBi) for ``rows`` rows."""
+
+        def grown(key: int | str, given: Any) -> Any:
+            if key not in self.grows:
+                return given
+            times = [1] * given.dim()
+            times[self.grows[key]] = rows
+            return given.repeat(times)
+
+        args = tuple(grown(index, given) for index, given in enumerate(self.args))
+        return args, {name: grown(name, given) for name, given in self.kwargs.items()}
+
+
+@dataclass(eq=False)
+class Natural:
+    """What the natural world looks like in one bucket, from column ``first`` on.
+
+    Attributes
+    ----------
+    ids
+        Token ids [prompt, position].
+    first
+        First position that is recorded.
+    streams
+        Residual stream entering each layer, and leaving the last: [prompt, column, d_model] each.
+    contributions
+        Contribution [prompt, column, d_model] of every mechanism.
+    heads
+        Input [prompt, column, heads · head_dim] of the output projections that were asked for.
+    cache
+        Keys and values of the whole prompt, or None where the model keeps none.
+    """
+
+    ids: torch.Tensor
+    first: int
+    streams: list[torch.Tensor] = field(default_factory=list)
+    contributions: dict[Node, torch.Tensor] = field(default_factory=dict)
+    heads: dict[int, torch.Tensor] = field(default_factory=dict)
+    cache: _PrefixCache | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of each prompt."""
+        return self.ids.shape[1]
+
+
+def contribution(part: Mechanism, output: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Turn a source's output into what is added to the residual stream that was ``before``."""
+    if part.adds_residual:
+        return output.reshape(before.shape) - before
+    out = output.reshape(before.shape)
+    return out if part.scale == 1.0 else out * part.scale
+
+
+def head_contribution(part: Mechanism, value: torch.Tensor, head: int) -> torch.Tensor:
+    """Return the contribution [..., d_model] of one head from its slice [..., head_dim] before the projection."""
+    assert part.out is not None, "a head is a node only where the output projection is known"
+    weight: torch.Tensor = part.out.weight  # type: ignore[assignment]
+    width = value.shape[-1]
+    # nn.Linear stores [out, in], the Conv1D of GPT-2 [in, out].
+    rows = slice(head * width, (head + 1) * width)
+    matrix = weight[:, rows].T if isinstance(part.out, torch.nn.Linear) else weight[rows]
+    out = value @ matrix
+    return out if part.scale == 1.0 else out * part.scale
+
+
+def run_natural(
+    mechanisms: Mechanisms, ids: torch.Tensor, first: int = 0, *, heads: Sequence[int] = (), cached: bool = True
+) -> Natural:
+    """Run the plain forward on a bucket and record it.
+
+    Parameters
+    ----------
+    mechanisms
+        The compiled model.
+    ids
+        Token ids [prompt, position], no padding.
+    first
+        First position whose streams and contributions are kept.
+    heads
+        Layers whose heads are kept as well.
+    cached
+        Whether keys and values are kept for rows to share.
+    """
+    natural = Natural(ids, first)
+    cache = prefix_cache(mechanisms) if cached else None
+    outputs: dict[Node, torch.Tensor] = {}
+
+    def keep(part: Mechanism) -> Any:
+        def hook(output: torch.Tensor) -> None:
+            outputs[part.node] = output
+
+        return hook
+
+    def leave(layer: Layer) -> Any:
+        # Runs after the layer: contributions are taken while entering stream and outputs are at hand.
+        def hook(output: torch.Tensor) -> None:
+            _record_layer(natural, layer, entering.pop(), outputs, first)
+            if layer.index + 1 == len(mechanisms.layers):
+                natural.streams.append(output[:, first:].clone())
+
+        return hook
+
+    entering: list[torch.Tensor] = []
+    with hooked() as hooks, torch.no_grad():
+        for layer in mechanisms.layers:
+            hooks.on_input(layer.module, lambda hidden: entering.append(hidden))
+            for part in layer:
+                hooks.on_output(part.source, keep(part))
+            if layer.index in heads and layer.attn is not None and layer.attn.out is not None:
+                hooks.on_input(layer.attn.out, _keep_heads(natural, layer.index, first))
+            hooks.on_output(layer.module, leave(layer))
+        forward(mechanisms, ids, cache)
+    if cache is not None and cache.recorded():
+        natural.cache = cache
+    return natural
+
+
+def _keep_heads(natural: Natural, index: int, first: int) -> Any:
+    def hook(hidden: torch.Tensor) -> None:
+        natural.heads[index] = hidden.reshape(*natural.ids.shape, -1)[:, first:].clone()
+
+    return hook
+
+
+def _record_layer(
+    natural: Natural, layer: Layer, entering: torch.Tensor, outputs: dict[Node, torch.Tensor], first: int
+) -> None:
+    natural.streams.append(entering[:, first:].clone())
+    before = entering
+    for part in layer:
+        if part.node not in outputs:
+            raise InterventionError(f"{part.node} was not called in the natural run; is the model compiled?")
+        output = outputs.pop(part.node)
+        natural.contributions[part.node] = contribution(part, output, before)[:, first:].clone()
+        if part.adds_residual and not layer.parallel:
+            before = output.reshape(before.shape)
+
+
+def forward(mechanisms: Mechanisms, ids: torch.Tensor, cache: Any = None) -> None:
+    """Run the model's trunk on ids [row, position], with a cache or without."""
+    trunk = getattr(mechanisms.hf, "base_model", mechanisms.hf)
+    if cache is None:
+        trunk(input_ids=ids, use_cache=False)
+    else:
+        trunk(input_ids=ids, past_key_values=cache, use_cache=True)
+
+
+def capture(mechanisms: Mechanisms, natural: Natural, start: int) -> tuple[list[Call], dict[int, bool]]:
+    """Learn how the model calls its layers on the suffix that begins at ``start``.
+
+    The model itself runs the natural suffix of one prompt, once alone and once doubled: what it passes to
+    its layers (masks, positions, caches) is what every row will be called with.
+
+    Returns
+    -------
+    calls
+        One per layer.
+    shared
+        For each layer, whether its attention can share the prefix without a copy.
+    """
+    one, shared = _suffix_calls(mechanisms, natural, start, 1)
+    two, _ = _suffix_calls(mechanisms, natural, start, 2)
+    return [_call(alone, doubled) for alone, doubled in zip(one, two, strict=True)], shared
+
+
+def _suffix_calls(
+    mechanisms: Mechanisms, natural: Natural, start: int, count: int
+) -> tuple[list[tuple[tuple, dict[str, Any]]], dict[int, bool]]:
+    """Let the model run the first prompt's suffix ``count`` times over; return what its layers received."""
+    got: list[tuple[tuple, dict[str, Any]]] = []
+    suffix = natural.ids[:1, start:].repeat(count, 1)
+    with hooked() as hooks, torch.no_grad():
+        for layer in mechanisms.layers:
+            hooks.on_call(layer.module, lambda args, kwargs: got.append((args, kwargs)))
+        if natural.cache is None or start == 0:
+            forward(mechanisms, suffix)
+            return got, {}
+        rows = Rows(start, torch.zeros(count, dtype=torch.long, device=suffix.device))
+        with attending(mechanisms, natural.cache, rows):
+            forward(mechanisms, suffix, natural.cache)
+    return got, rows.shared
+
+
+def _call(one: tuple[tuple, dict[str, Any]], two: tuple[tuple, dict[str, Any]]) -> Call:
+    """Separate the hidden states from the other arguments, and find those that grow with the batch."""
+    args, kwargs = one
+    other, by_name = two[0], None
+    if args and isinstance(args[0], torch.Tensor):
+        args, other = args[1:], other[1:]
+    else:
+        tensors = {name: given for name, given in kwargs.items() if isinstance(given, torch.Tensor)}
+        by_name = next(name for name, given in tensors.items() if given.dim() == 3)
+        kwargs = {name: given for name, given in kwargs.items() if name != by_name}
+    pairs: list[tuple[int | str, Any, Any]] = [
+        (index, a, b) for index, (a, b) in enumerate(zip(args, other, strict=True))
+    ]
+    pairs += [(name, given, two[1][name]) for name, given in kwargs.items()]
+    grows = {key: axis for key, a, b in pairs if (axis := _batch_axis(a, b)) is not None}
+    return Call(args, kwargs, by_name, grows)
+
+
+def _batch_axis(one: Any, two: Any) -> int | None:
+    """Return the axis into which a tensor argument folds the batch so that one row cannot be broadcast."""
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
+        for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)):
+            if b != a and a != 1:
+                return axis
+    return None

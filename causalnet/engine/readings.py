@@ -1,0 +1,146 @@
+"""From final residual streams to outcomes: the readout of every world, by the model's own modules."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from causalnet.errors import ExpressionError, explain
+from causalnet.expr.outcomes import Outcome, Target, Token
+from causalnet.model.readout import Directions, Readout
+
+__all__ = ["Tokens", "World0", "read"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Which tokens outcomes read: the target of each prompt [prompt], and how strings become ids."""
+
+    target: torch.Tensor
+    lookup: Callable[[str], int] | None = None
+
+    def ids(self, token: Token) -> torch.Tensor:
+        """Return token ids [prompt]."""
+        if isinstance(token, Target):
+            return self.target
+        if isinstance(token, str):
+            if self.lookup is None:
+                raise ExpressionError(explain(f"{token!r} names a token, but no tokenizer was given"))
+            return torch.full_like(self.target, self.lookup(token))
+        return torch.full_like(self.target, token)
+
+
+@dataclass(eq=False)
+class World0:
+    """What readings of other worlds need of the natural one, at one column: its final stream [prompt, d_model]."""
+
+    stream: torch.Tensor
+    tokens: Tokens
+    cache: dict[tuple, Directions] = field(default_factory=dict)
+
+    def directions(self, readout: Readout, outcome: Outcome) -> Directions:
+        """Return the read-out directions of an outcome's tokens."""
+        key = outcome.tokens
+        if key not in self.cache:
+            ids = [self.tokens.ids(token).to(self.stream.device) for token in outcome.tokens]
+            self.cache[key] = readout.directions(*ids)
+        return self.cache[key]
+
+
+def read(
+    readout: Readout,
+    outcome: Outcome,
+    stream: torch.Tensor,
+    natural: World0,
+    sigma: torch.Tensor | None = None,
+    memo: dict[str, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Read one outcome off final streams.
+
+    Parameters
+    ----------
+    readout
+        The model's readout.
+    outcome
+        Any outcome but ``direct``, which is read off contributions.
+    stream
+        Final residual stream [prompt, draw, d_model].
+    natural
+        The natural world at the same column.
+    sigma
+        Scale [prompt, draw] of the final norm where it is set; None: the stream's own.
+    memo
+        Intermediate results of the same stream and scale, shared between outcomes.
+
+    Returns
+    -------
+    torch.Tensor
+        [prompt, draw], float32 at least.
+    """
+    memo = {} if memo is None else memo
+    if outcome.name == "sigma":
+        return readout.norm.sigma(stream) if sigma is None else sigma
+    if "normed" not in memo:
+        memo["normed"] = readout.norm(stream, sigma)
+    linear = ("precap_logit",) if readout.softcap is not None else ("precap_logit", "logit", "logit_diff")
+    if outcome.name in linear:
+        # Folded: only the tokens that are read are unembedded.
+        return natural.directions(readout, outcome).logit(memo["normed"])
+    if "logits" not in memo:
+        logits = readout.cap(readout.head(memo["normed"]) * readout.scale)
+        memo["logits"] = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return _CURVED[outcome.name](memo["logits"], outcome, natural, readout)
+
+
+def _picked(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    index = ids.to(logits.device)[:, None, None].expand(-1, logits.shape[1], 1)
+    return logits.gather(-1, index)[..., 0]
+
+
+def _logit(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
+    return _picked(logits, natural.tokens.ids(outcome.tokens[0])) - logits.mean(-1)
+
+
+def _logit_diff(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
+    plus, minus = (natural.tokens.ids(token) for token in outcome.tokens)
+    return _picked(logits, plus) - _picked(logits, minus)
+
+
+def _logprob(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
+    return _picked(logits, natural.tokens.ids(outcome.tokens[0])) - logits.logsumexp(-1)
+
+
+def _prob(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
+    return _logprob(logits, outcome, natural, readout).exp()
+
+
+def _rank(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
+    own = _picked(logits, natural.tokens.ids(outcome.tokens[0]))
+    return (logits > own.unsqueeze(-1)).sum(-1).to(logits.dtype)
+
+
+def _top1(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
+    return (_rank(logits, outcome, natural, readout) == 0).to(logits.dtype)
+
+
+def _entropy(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def _kl(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
+    own = readout.cap(readout.precap_logits(natural.stream))
+    log_p = own.to(logits.dtype).log_softmax(-1).unsqueeze(1)
+    return (log_p.exp() * (log_p - logits.log_softmax(-1))).sum(-1)
+
+
+_CURVED: Mapping[str, Callable[[torch.Tensor, Outcome, World0, Readout], torch.Tensor]] = {
+    "logit": _logit,
+    "logit_diff": _logit_diff,
+    "logprob": _logprob,
+    "prob": _prob,
+    "rank": _rank,
+    "top1": _top1,
+    "entropy": _entropy,
+    "kl": _kl,
+}

@@ -1,0 +1,313 @@
+"""Where values come from: donors, means, paired prompts, given vectors, noise.
+
+A :class:`Bank` holds natural values of one set of prompts at the sites that a query asks for; a
+:class:`Sources` turns the writes of one chunk into tensors.  Donors and noise are exogenous: they depend
+on the prompt, the draw and the seed, never on the world, so all worlds of a query share them.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from causalnet.engine.natural import Natural, run_natural
+from causalnet.engine.plan import Plan, Shape, Write
+from causalnet.errors import InputError, PromptError, UnknownNameError, explain
+from causalnet.expr.positions import Position, Span, indices
+from causalnet.expr.values import Add, Given, InWorld, Mean, Noise, Patch, ProjectOut, Resample, Scale, Zero
+from causalnet.expr.world import Site
+from causalnet.graph import Node
+from causalnet.model.mechanism import Mechanisms
+
+__all__ = ["Bank", "Inputs", "Sources", "build_sources", "value_at"]
+
+_SET = "prompts"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything exogenous of a run.
+
+    Attributes
+    ----------
+    ids
+        Token ids of each prompt.
+    spans
+        Named spans of each prompt as half-open token indices.
+    targets
+        Target token of each prompt; None: the natural world's most likely token.
+    pool
+        Prompts that donors are drawn from; None: the prompts themselves.
+    donors
+        Index of each prompt's donors in the pool, [prompt, draw]; -1 where there are fewer.
+    pairs
+        Paired prompts by name, for ``patch("name")``.
+    vectors
+        Vectors [d_model] or [prompt, d_model] by name, for ``value``, ``add`` and ``project_out``.
+    draws
+        Number of draws where no donors are given (noise).
+    seed
+        Seed of the noise.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    spans: tuple[Mapping[str, tuple[int, int]], ...] = ()
+    targets: tuple[int, ...] | None = None
+    pool: "Inputs | None" = None
+    donors: np.ndarray | None = None
+    pairs: Mapping[str, "Inputs"] = field(default_factory=dict)
+    vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    draws: int = 1
+    seed: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        """Lengths and spans, for the planner."""
+        return Shape(tuple(len(ids) for ids in self.ids), self.spans)
+
+    @property
+    def count(self) -> int:
+        """Draws per prompt: donors, or noise seeds."""
+        return self.draws if self.donors is None else int(self.donors.shape[1])
+
+    def span(self, prompt: int) -> Mapping[str, tuple[int, int]]:
+        """Return the named spans of one prompt."""
+        return self.spans[prompt] if self.spans else {}
+
+
+@dataclass(eq=False)
+class Bank:
+    """Natural values [prompt, offset, width] of one set of prompts, per (node, position), padded with zeros."""
+
+    values: dict[tuple[Node, Position | None], torch.Tensor] = field(default_factory=dict)
+    counts: dict[tuple[Node, Position | None], torch.Tensor] = field(default_factory=dict)
+
+
+def value_at(mechanisms: Mechanisms, natural: Natural, node: Node, columns: Sequence[int]) -> torch.Tensor:
+    """Return a node's natural value [prompt, column, width] in one bucket."""
+    at = [column - natural.first for column in columns]
+    if node.kind == "embed":
+        return natural.streams[0][:, at]
+    if node.kind == "resid":
+        return natural.streams[node.layer or 0][:, at]
+    if node.kind == "norm":
+        return mechanisms.readout.norm.sigma(natural.streams[-1][:, at]).unsqueeze(-1)
+    if node.kind == "head":
+        assert node.layer is not None and node.head is not None
+        every = natural.heads[node.layer][:, at]
+        width = every.shape[-1] // (mechanisms.mechanism(node).heads or 1)
+        return every[..., node.head * width : (node.head + 1) * width]
+    if node.kind == "bias":
+        part = mechanisms.mechanism(node)
+        bias = getattr(part.out, "bias", None)
+        reference = natural.streams[0][:, at]
+        return torch.zeros_like(reference) if bias is None else (bias * part.scale).expand_as(reference)
+    return natural.contributions[node][:, at]
+
+
+def fill_bank(mechanisms: Mechanisms, inputs: Inputs, wanted: Iterable[tuple[Node, Position | None]]) -> Bank:
+    """Run the natural world of a set of prompts and keep what is wanted."""
+    wanted = sorted(set(wanted), key=lambda key: (key[0].sort_key, str(key[1])))
+    bank = Bank()
+    if not wanted:
+        return bank
+    layers = sorted({node.layer for node, _ in wanted if node.kind == "head" and node.layer is not None})
+    found: dict[tuple[Node, Position | None], list[tuple[int, torch.Tensor]]] = {key: [] for key in wanted}
+    for prompts in _same_length(inputs):
+        ids = torch.tensor([inputs.ids[prompt] for prompt in prompts], device=mechanisms.device)
+        natural = run_natural(mechanisms, ids, heads=layers, cached=False)
+        for node, position in wanted:
+            groups: dict[tuple[int, ...], list[int]] = {}
+            for row, prompt in enumerate(prompts):
+                columns = _columns(inputs, prompt, position)
+                groups.setdefault(columns, []).append(row)
+            for columns, rows in groups.items():
+                values = value_at(mechanisms, natural, node, columns)
+                found[node, position] += [(prompts[row], values[row]) for row in rows]
+    for key, rows in found.items():
+        longest = max(value.shape[0] for _, value in rows)
+        table = rows[0][1].new_zeros(len(inputs.ids), longest, rows[0][1].shape[-1])
+        counts = torch.zeros(len(inputs.ids), dtype=torch.long)
+        for prompt, value in rows:
+            table[prompt, : value.shape[0]] = value
+            counts[prompt] = value.shape[0]
+        bank.values[key], bank.counts[key] = table, counts
+    return bank
+
+
+def _same_length(inputs: Inputs, most: int = 256) -> list[list[int]]:
+    """Group prompts of one length, at most ``most`` together."""
+    groups: dict[int, list[int]] = {}
+    for prompt, ids in enumerate(inputs.ids):
+        groups.setdefault(len(ids), []).append(prompt)
+    return [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
+
+
+def _columns(inputs: Inputs, prompt: int, position: Position | None) -> tuple[int, ...]:
+    return indices(position, len(inputs.ids[prompt]), inputs.span(prompt), where=f"{_SET} {prompt}")
+
+
+@dataclass(eq=False)
+class Sources:
+    """The values of a run's writes."""
+
+    mechanisms: Mechanisms
+    inputs: Inputs
+    pool: Bank
+    pairs: Mapping[str, Bank]
+    means: dict[tuple[Node, Position | None], torch.Tensor] = field(default_factory=dict)
+    spread: dict[tuple[Node, Position | None], float] = field(default_factory=dict)
+
+    def fetch(self, write: Write, current: torch.Tensor, prompts: Sequence[int], draws: slice) -> torch.Tensor:
+        """Return the value [prompt, draw or 1, column, width] that a write puts in place of ``current``."""
+        value, key, offsets = write.value, (write.node, write.site.position), list(write.offsets)
+        if isinstance(value, Zero):
+            return torch.zeros_like(current)
+        if isinstance(value, Scale):
+            return current * value.factor
+        if isinstance(value, Resample):
+            return self._donated(key, prompts, draws)[:, :, offsets].to(current.device)
+        if isinstance(value, Mean):
+            return self._mean(key)[offsets].expand(len(prompts), 1, -1, -1).to(current.device)
+        if isinstance(value, Patch):
+            table = self.pairs[value.name].values[key]
+            return table[list(prompts)][:, offsets].unsqueeze(1).to(current.device)
+        if isinstance(value, Noise):
+            return current + self._noise(write, value, prompts, draws, current)
+        if isinstance(value, InWorld):
+            raise InputError(f"{write.site}: values of other worlds are made in the wave")
+        return self._with_vector(write, current, prompts)
+
+    def _donated(self, key: tuple[Node, Position | None], prompts: Sequence[int], draws: slice) -> torch.Tensor:
+        assert self.inputs.donors is not None
+        which = torch.as_tensor(np.maximum(self.inputs.donors[list(prompts), draws], 0))
+        table = self.pool.values[key]
+        return table[which.to(table.device)]
+
+    def _mean(self, key: tuple[Node, Position | None]) -> torch.Tensor:
+        """Return the mean [offset, width] over the pool, at each place over the prompts that have it."""
+        if key not in self.means:
+            table, counts = self.pool.values[key], self.pool.counts[key]
+            wide = torch.promote_types(table.dtype, torch.float32)
+            have = (counts[:, None] > torch.arange(table.shape[1])).sum(0).to(table.device)
+            self.means[key] = (table.sum(0, dtype=wide) / have[:, None]).to(table.dtype)
+        return self.means[key]
+
+    def _noise(
+        self, write: Write, value: Noise, prompts: Sequence[int], draws: slice, current: torch.Tensor
+    ) -> torch.Tensor:
+        """Return noise [prompt, draw, column, width], keyed by seed, prompt, node, position and draw."""
+        key = (write.node, write.site.position)
+        if key not in self.spread:
+            table, counts = self.pool.values[key], self.pool.counts[key]
+            rows = torch.cat([table[prompt, : int(count)] for prompt, count in enumerate(counts)])
+            self.spread[key] = float(rows.double().std())
+        count = range(*draws.indices(self.inputs.count))
+        out = np.empty((len(prompts), len(count), len(write.columns), current.shape[-1]))
+        for i, prompt in enumerate(prompts):
+            for j, draw in enumerate(count):
+                for k, column in enumerate(write.columns):
+                    seed = f"{self.inputs.seed}/{prompt}/{write.node}/{column}/{draw}".encode()
+                    digest = int.from_bytes(hashlib.blake2b(seed, digest_size=16).digest(), "big")
+                    out[i, j, k] = np.random.Generator(np.random.Philox(digest)).standard_normal(current.shape[-1])
+        return torch.as_tensor(out * (value.size * self.spread[key])).to(current)
+
+    def _with_vector(self, write: Write, current: torch.Tensor, prompts: Sequence[int]) -> torch.Tensor:
+        value = write.value
+        assert isinstance(value, Given | Add | ProjectOut)
+        vector = self.inputs.vectors[value.name].to(current)
+        vector = vector.view(1, 1, 1, -1) if vector.dim() == 1 else vector[list(prompts)][:, None, None]
+        if isinstance(value, Given):
+            return vector.expand(len(prompts), 1, len(write.columns), -1)
+        if isinstance(value, Add):
+            return current + value.factor * vector
+        unit = vector / vector.norm(dim=-1, keepdim=True)
+        return current - (current * unit).sum(-1, keepdim=True) * unit
+
+
+def build_sources(mechanisms: Mechanisms, plan: Plan, inputs: Inputs) -> Sources:
+    """Run what the values of a plan need and check that they fit, before any row runs.
+
+    Raises
+    ------
+    UnknownNameError
+        If a paired prompt or a vector is not given.
+    PromptError
+        If a donor does not fill the positions it must fill.
+    InputError
+        If a vector has the wrong size, or a value has no meaning on its node.
+    """
+    pooled: set[tuple[Node, Position | None]] = set()
+    paired: dict[str, set[tuple[Node, Position | None]]] = {}
+    for world in plan.worlds:
+        for site, value in world.writes:
+            key = (site.node, site.position)
+            if isinstance(value, Resample | Mean | Noise):
+                pooled.add(key)
+            elif isinstance(value, Patch):
+                _check_name("patch", value.name, inputs.pairs, "paired prompts")
+                paired.setdefault(value.name, set()).add(key)
+            elif isinstance(value, Given | Add | ProjectOut):
+                _check_vector(mechanisms, site, value.name, inputs)
+            if isinstance(value, Noise) and site.node.kind == "head":
+                raise InputError(f"{site} = {value}: noise on a head is not defined; set noise on its attn node")
+    pool = inputs if inputs.pool is None else inputs.pool
+    sources = Sources(
+        mechanisms,
+        inputs,
+        fill_bank(mechanisms, pool, pooled),
+        {name: fill_bank(mechanisms, inputs.pairs[name], keys) for name, keys in paired.items()},
+    )
+    _check_fit(plan, inputs, sources)
+    return sources
+
+
+def _check_name(what: str, name: str, given: Mapping[str, object], kind: str) -> None:
+    if name not in given:
+        raise UnknownNameError(explain(f'{what}("{name}"): no {kind} of that name', legal=given, got=name))
+
+
+def _check_vector(mechanisms: Mechanisms, site: Site, name: str, inputs: Inputs) -> None:
+    _check_name("value", name, inputs.vectors, "vector")
+    if site.node.kind in ("head", "norm"):
+        raise InputError(f"{site}: a vector of the residual stream cannot be set on a {site.node.kind} node")
+    size = tuple(inputs.vectors[name].shape)
+    legal = ((mechanisms.width,), (len(inputs.ids), mechanisms.width))
+    if size not in legal:
+        raise InputError(f"vector {name!r} has shape {size}; legal: {legal[0]} or {legal[1]}")
+
+
+def _check_fit(plan: Plan, inputs: Inputs, sources: Sources) -> None:
+    """Check that donors and paired prompts have as many positions as they must fill."""
+    for world in plan.worlds:
+        for site, value in world.writes:
+            if isinstance(site.position, Span) or site.position is None or isinstance(value, Patch):
+                key = (site.node, site.position)
+                if isinstance(value, Resample):
+                    _check_donors(site, inputs, sources.pool.counts[key])
+                elif isinstance(value, Patch):
+                    counts = sources.pairs[value.name].counts[key]
+                    for prompt in range(len(inputs.ids)):
+                        _check_count(site, inputs, prompt, int(counts[prompt]), f"its paired prompt {value.name!r}")
+
+
+def _check_donors(site: Site, inputs: Inputs, counts: torch.Tensor) -> None:
+    if inputs.donors is None:
+        raise InputError(f"{site} = resample: no donors were chosen")
+    for prompt, row in enumerate(inputs.donors):
+        for donor in row[row >= 0]:
+            _check_count(site, inputs, prompt, int(counts[donor]), f"donor {donor}")
+
+
+def _check_count(site: Site, inputs: Inputs, prompt: int, count: int, who: str) -> None:
+    needed = len(_columns(inputs, prompt, site.position))
+    if count != needed:
+        raise PromptError(
+            explain(
+                f"{site} covers {needed} tokens, but {who} has {count} there",
+                where=f"prompt {prompt}",
+                mend="name one position (@last), or use prompts of equal length",
+            )
+        )

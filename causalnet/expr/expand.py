@@ -1,0 +1,186 @@
+"""From ``do(...)`` to a world: every assignment expanded to primitive sites."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from causalnet.errors import ExpressionError, explain
+from causalnet.expr.assign import Assignment, Do, Path, check_settable
+from causalnet.expr.conflicts import Write, resolve
+from causalnet.expr.paths import Route, check_consistent, edges_of, receivers, route
+from causalnet.expr.places import Fault, How, Place, Scene, check_value, places
+from causalnet.expr.values import NATURAL, ZERO, Add, Given, InWorld, Noise, SiteValue, Under, Value
+from causalnet.expr.world import Site, World
+from causalnet.graph import Node
+
+__all__ = ["Expansion", "expand"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """A world, and what was overridden on the way to it."""
+
+    world: World
+    overridden: tuple[str, ...] = ()
+
+
+def expand(do: Do, scene: Scene, *, macro: bool = False) -> Expansion:
+    """Expand an intervention to the world that it makes.
+
+    Parameters
+    ----------
+    do
+        The intervention.
+    scene
+        The graph it is made on.
+    macro
+        Whether a named estimand wrote it; then a part that names nothing (``desc(norm) = natural``) is
+        left out instead of refused.
+
+    Raises
+    ------
+    Fault
+        If it cannot be meant on this graph.
+    """
+    notes: list[str] = []
+    writes: list[Write] = []
+    routed = [one for one in do.assignments if one.along_paths]
+    for one in do.assignments:
+        if one.along_paths:
+            continue
+        found = _edge(one, scene, notes, macro) if isinstance(one.target, Path) else _node(one, scene, notes, macro)
+        if not found and not macro:
+            what = f"{one.target} names no node of the graph, so {one} writes nothing"
+            raise Fault(explain(what, mend="leave it out, or name nodes"), one.target)
+        writes += found
+    if routed:
+        alone = len(routed) == len(do.assignments)
+        writes += _along(routed, scene, notes, macro, alone=alone)
+    kept, overridden = resolve(writes)
+    return Expansion(World(tuple((write.site, write.value) for write in kept)), (*notes, *overridden))
+
+
+def _site_value(value: Value, scene: Scene, notes: list[str], macro: bool) -> SiteValue:
+    check_value(value, scene.names)
+    if not isinstance(value, Under):
+        return value
+    inner = expand(value.do, scene, macro=macro)
+    notes += [f"under {value.do}: {note}" for note in inner.overridden]
+    return InWorld(inner.world) if inner.world else NATURAL
+
+
+def _node(one: Assignment, scene: Scene, notes: list[str], macro: bool) -> list[Write]:
+    assert not isinstance(one.target, Path)
+    value = _site_value(one.value, scene, notes, macro)
+    found = places(one.target, scene)
+    for (node, _), _how in found.items():
+        _check_settable(node, one)
+    return [Write(Site(node, at), part, how, one) for (node, at), how, part in _share(found, value, one)]
+
+
+def _check_settable(node: Node, one: Assignment) -> None:
+    """Refuse what a computed set has brought in; what was named outright is refused when it is written."""
+    try:
+        check_settable(node.kind, one.value, str(one.target))
+    except ExpressionError as error:
+        raise Fault(str(error), one) from None
+
+
+def _share(found: dict[Place, How], value: SiteValue, one: Assignment) -> Iterable[tuple[Place, How, SiteValue]]:
+    """Share a value of ``attn[l]`` among its heads and bias, where these are the nodes.
+
+    What is linear in the value is written to each; a vector goes to one of them, or it would count once
+    per head.
+    """
+    for (node, at), how in found.items():
+        if how.whole is None or not isinstance(value, Given | Add | Noise):
+            yield (node, at), how, value
+            continue
+        if isinstance(value, Noise):
+            what = f"{one}: heads of layer {how.whole} are named in this query, and noise on their sum is no noise on each"
+            raise Fault(explain(what, mend=f"name the heads: attn[{how.whole}].head[:]"), one)
+        if (Node("bias", how.whole), at) not in found:
+            raise Fault(f"{one}: only a part of attn[{how.whole}] is left to set, and {value} is a value of the whole", one)
+        if node.kind == "bias":
+            yield (node, at), how, value
+        elif isinstance(value, Given):
+            yield (node, at), how, ZERO
+
+
+def _edge(one: Assignment, scene: Scene, notes: list[str], macro: bool) -> list[Write]:
+    assert isinstance(one.target, Path)
+    value = _site_value(one.value, scene, notes, macro)
+    first, second = one.target.steps
+    sent, into = places(first, scene), receivers(second, scene)
+    by_node = {node: how for (node, _), how in sent.items()}
+    arrows = set(edges_of(by_node, into, one.target, scene))
+    _check_stream(arrows, one, scene)
+    found = []
+    for (sender, at), how, part in _share(sent, value, one):
+        for receiver, other in into.items():
+            if (sender, receiver) in arrows:
+                named = How(min(how.named, other.named), how.head)
+                found.append(Write(Site(sender, at, receiver), part, named, one))
+    return found
+
+
+def _check_stream(arrows: Iterable[tuple[Node, Node]], one: Assignment, scene: Scene) -> None:
+    """Refuse edges that a residual stream, set in the same query, would carry."""
+    for sender, receiver in arrows:
+        if scene.graph is not scene.dense and not scene.graph.has_edge(sender, receiver):
+            what = f"{sender} reaches {receiver} only through a resid[l] that this query names as a node"
+            raise Fault(explain(what, mend="ask in two queries"), one)
+
+
+def _along(routed: list[Assignment], scene: Scene, notes: list[str], macro: bool, *, alone: bool) -> list[Write]:
+    """Expand every path-specific assignment of one ``do``.
+
+    X is set to v along the edges P: an edge of P out of X carries v, an edge of P further on what its
+    sender has in this world, and every other edge of a node that P reaches carries its natural value.
+    """
+    writes: list[Write] = []
+    routes: list[Route] = []
+    starts: set[Node] = set()
+    for one in routed:
+        assert not isinstance(one.target, Path)
+        value = _site_value(one.value, scene, notes, macro)
+        found = places(one.target, scene)
+        own = [route(path, scene) for path in one.along_paths]
+        _check_ends(one, {node for node, _ in found}, own)
+        _check_stream({arrow for each in own for arrow in each.arrows}, one, scene)
+        arrows = {arrow for each in own for arrow in each.arrows}
+        for (node, at), how, part in _share(found, value, one):
+            starts.add(node)
+            writes += [Write(Site(node, at, b), part, how, one) for a, b in sorted(arrows, key=_order) if a == node]
+        routes += own
+    check_consistent(routes, routed[-1].along_paths[-1])
+    along = {arrow for each in routes for arrow in each.arrows}
+    reached = {receiver for _, receiver in along}
+    for node in scene.dense.ordered({sender for sender, _ in along} | reached):
+        if node in starts and node not in reached and alone:
+            continue  # nothing else in this world can move it, so its other edges carry its natural value anyway
+        how = How(-1)
+        for child in scene.dense.ordered(scene.dense.children(node)):
+            if (node, child) not in along and child.kind != "bias":
+                writes.append(Write(Site(node, None, child), NATURAL, how, routed[0]))
+    return writes
+
+
+def _order(arrow: tuple[Node, Node]) -> tuple:
+    return (arrow[0].sort_key, arrow[1].sort_key)
+
+
+def _check_ends(one: Assignment, set_nodes: set[Node], routes: list[Route]) -> None:
+    for each in routes:
+        strange = sorted(each.stages[0] - set_nodes, key=lambda node: node.sort_key)
+        if strange:
+            what = f"the path {each.path} starts at {strange[0]}, which {one.target} = … does not set"
+            raise Fault(explain(what, mend=f"start it at {one.target}"), each.path)
+        if each.stages[-1] != routes[0].stages[-1]:
+            what = f"the paths {routes[0].path} and {each.path} end at different nodes"
+            raise Fault(explain(what, mend="let all paths of an assignment end at the same node"), each.path)
+    idle = sorted(set_nodes.difference(*(each.stages[0] for each in routes)), key=lambda node: node.sort_key)
+    if idle:
+        what = f"{idle[0]} is set, and no path starts there, so nothing is written"
+        raise Fault(explain(what, mend=f"leave {idle[0]} out, or add a path"), one)
+
+

@@ -1,0 +1,168 @@
+"""Edges and paths: which exist, and which sets of paths can be told apart by edges."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from causalnet.errors import explain
+from causalnet.expr.assign import Path
+from causalnet.expr.places import COMPUTED, Fault, How, Scene, nodes
+from causalnet.expr.refs import Ref
+from causalnet.graph import CausalGraph, Node
+
+__all__ = ["Route", "check_consistent", "edges_of", "receivers", "route"]
+
+Arrow = tuple[Node, Node]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path of a sentence on the graph: the nodes that each step may be.
+
+    Parameters
+    ----------
+    path
+        The path as written.
+    stages
+        The nodes of every step, from the first to the last.
+    arrows
+        The edges between neighbouring stages.
+    """
+
+    path: Path
+    stages: tuple[frozenset[Node], ...]
+    arrows: frozenset[Arrow]
+
+
+def route(path: Path, scene: Scene) -> Route:
+    """Resolve a path on the graph; every edge of it must exist.
+
+    Raises
+    ------
+    Fault
+        If a step names nothing or an edge does not exist.
+    """
+    first, *rest = path.steps
+    stages = [nodes(first, scene)]
+    # In between a step both receives and sends, so it is what receives: of attn[l] with heads, its heads.
+    stages += [receivers(step, scene) for step in rest]
+    arrows = [edges_of(stages[i], stages[i + 1], path, scene) for i in range(len(stages) - 1)]
+    kept = [frozenset(stage) for stage in stages]
+    return Route(path, tuple(kept), frozenset(arrow for some in arrows for arrow in some))
+
+
+def receivers(ref: Ref, scene: Scene) -> dict[Node, How]:
+    """Return the nodes that receive an edge into ``ref``."""
+    found: dict[Node, How] = {}
+    gathered = scene.gathered
+    for node, how in nodes(ref, scene).items():
+        if node.kind == "attn" and node.layer in gathered:
+            heads = [one for one in scene.dense.nodes if one.kind == "head" and one.layer == node.layer]
+            found.update(dict.fromkeys(heads, how))
+        elif node.kind != "bias":  # a bias is a constant: it is sent, and receives nothing
+            found[node] = how
+    return found
+
+
+def edges_of(senders: dict[Node, How], into: dict[Node, How], part: Path, scene: Scene) -> list[Arrow]:
+    """Return the edges between two sets of nodes.
+
+    Every pair that was named must be an edge; of computed sets (desc, anc, between) those that exist count.
+
+    Raises
+    ------
+    Fault
+        If a named pair is no edge, or none is.
+    """
+    found: list[Arrow] = []
+    missing: Arrow | None = None
+    for sender, how in senders.items():
+        for receiver, other in into.items():
+            if sender in scene.dense and receiver in scene.dense and scene.dense.has_edge(sender, receiver):
+                found.append((sender, receiver))
+                continue
+            missing = missing or (sender, receiver)
+            if COMPUTED not in (how.named, other.named):
+                raise _no_edge(sender, receiver, part, scene)
+    if not found:
+        if missing is None:
+            raise Fault(f"{part} names no edge of the graph", part)
+        raise _no_edge(*missing, part, scene)
+    return found
+
+
+def _no_edge(sender: Node, receiver: Node, part: Path, scene: Scene) -> Fault:
+    """Say why an edge does not exist."""
+    graph = scene.dense
+    what = f"the graph has no edge {sender} -> {receiver}"
+    if "resid" in (sender.kind, receiver.kind):
+        reason, mend = "a residual stream is only read", f"name the component, or set {sender} itself"
+    elif sender == receiver:
+        reason, mend = "it is one node", "name another receiver"
+    elif sender.kind == "logits":
+        reason, mend = "logits is what outcomes read and sends nothing", "name a component"
+    elif graph.has_edge(receiver, sender) or receiver.sort_key < sender.sort_key:
+        reason, mend = f"{receiver} is computed before {sender}", "name a later receiver"
+    elif sender.layer is not None and sender.layer == receiver.layer:
+        reason, mend = _same_layer(sender, receiver, graph)
+    elif sender.layer in scene.gathered and sender.kind in ("head", "bias"):
+        reason = f"a norm comes after the heads of layer {sender.layer}, so they reach others only through attn[{sender.layer}]"
+        mend = f"name attn[{sender.layer}]"
+    else:
+        reason, mend = f"{receiver} does not read {sender}", ""
+    return Fault(explain(f"{what}: {reason}", mend=mend), part)
+
+
+def _same_layer(sender: Node, receiver: Node, graph: CausalGraph) -> tuple[str, str]:
+    if sender.kind in ("head", "bias") and receiver.kind == "head":
+        return "heads of one layer do not read each other", "name a receiver in a later layer"
+    block = graph.blocks[sender.layer or 0]
+    if block.parallel:
+        return f"layer {block.layer} is parallel, so both read the same stream", "name a receiver in a later layer"
+    return f"{receiver} does not read {sender}", "name a receiver in a later layer"
+
+
+def check_consistent(routes: Iterable[Route], part: Path) -> None:
+    """Check that a set of paths can be told apart by its edges.
+
+    It can if every path that is made of the set's edges belongs to the set.  Paths are followed in step
+    with all routes that may still spell them, so nothing is enumerated.
+
+    Raises
+    ------
+    Fault
+        If the edges make one more path; it is named.
+    """
+    found = list(routes)
+    children: dict[Node, list[Node]] = {}
+    for sender, receiver in sorted({a for one in found for a in one.arrows}, key=lambda a: (a[0].sort_key, a[1].sort_key)):
+        children.setdefault(sender, []).append(receiver)
+    ends = frozenset().union(*(one.stages[-1] for one in found))
+    starts = {node: frozenset(i for i, one in enumerate(found) if node in one.stages[0]) for one in found for node in one.stages[0]}
+    todo = deque((node, 0, alive, (node,)) for node, alive in starts.items())
+    seen = {(node, 0, alive) for node, alive in starts.items()}
+    while todo:
+        node, step, alive, trail = todo.popleft()
+        if step and node in ends and not any(step == len(found[i].stages) - 1 for i in alive):
+            raise _extra(trail, part)
+        for child in children.get(node, ()):
+            left = frozenset(i for i in alive if step + 1 < len(found[i].stages) and child in found[i].stages[step + 1])
+            if not left:
+                raise _extra(_to_an_end((*trail, child), children, ends), part)
+            state = (child, step + 1, left)
+            if state not in seen:
+                seen.add(state)
+                todo.append((*state, (*trail, child)))
+
+
+def _to_an_end(trail: tuple[Node, ...], children: dict[Node, list[Node]], ends: frozenset[Node]) -> tuple[Node, ...]:
+    """Continue a trail along the set's edges; each of them leads to an end."""
+    while trail[-1] not in ends:
+        trail = (*trail, children[trail[-1]][0])
+    return trail
+
+
+def _extra(trail: tuple[Node, ...], part: Path) -> Fault:
+    shown = " -> ".join(map(str, trail))
+    what = f"the edges of these paths also make the path {shown}, so they cannot be told apart"
+    return Fault(explain(what, mend=f"add it: along (… | {shown})"), part)

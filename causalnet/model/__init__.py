@@ -1,0 +1,1 @@
+"""Hugging Face models as the mechanisms of a structural causal model."""

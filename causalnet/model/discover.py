@@ -1,0 +1,317 @@
+"""The record of a family that has none, found by probing a model.
+
+The layers are the list of modules each of which is given what the one before returned; the final norm is
+the module between the last of them and the unembedding; each kind of layer is taken apart by
+:mod:`causalnet.model.anatomy`.  The result is an ordinary record: it is bound and checked like one, and
+can be printed to be kept.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from causalnet.errors import UnsupportedModelError
+from causalnet.model.anatomy import Anatomy, Call, Found, dissect
+from causalnet.model.probe import hidden_of, hooked
+from causalnet.model.readout import read_norm
+from causalnet.model.record import Family, Part, Window
+from causalnet.model.shrink import layer_signatures, small_copy
+
+__all__ = ["discover", "text_config"]
+
+_SMALL = 3_000_000
+"""Up to this many parameters a model is probed itself, beyond it a small random copy."""
+
+_LENGTH = 12
+
+
+def discover(hf: nn.Module) -> Family:
+    """Find the record of a model's family by probing it, or a small random copy of a large one.
+
+    Parameters
+    ----------
+    hf
+        A ``transformers`` causal LM in eval mode.
+
+    Returns
+    -------
+    Family
+        A record that covers the model's type.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model is not a stack of layers on one residual stream, with the layer and the reason.
+    """
+    size = sum(parameter.numel() for parameter in hf.parameters())
+    meta = any(parameter.is_meta for parameter in hf.parameters())
+    exact = next(hf.parameters()).dtype in (torch.float32, torch.float64)
+    if size <= _SMALL and exact and not meta:
+        return _discover(hf)
+    return _discover(_copy_of(hf))
+
+
+def text_config(hf: nn.Module) -> Any:
+    """Return the config of the text model, which may be inside a larger one."""
+    config: Any = hf.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _copy_of(hf: nn.Module) -> nn.Module:
+    """Build a small copy in float64, or in float32 where the code does not run in float64."""
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    small = small_copy(type(hf), hf.config, dtype=torch.float64)
+    try:
+        with torch.no_grad():
+            small(ids, use_cache=False)
+    except RuntimeError:
+        small = small_copy(type(hf), hf.config)
+    return small
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """The list of layers, with one captured call of each and the stream that leaves the last."""
+
+    path: str
+    calls: tuple[Call, ...]
+    leaves: torch.Tensor
+
+
+def _discover(hf: nn.Module) -> Family:
+    head = hf.get_output_embeddings()  # type: ignore[operator]
+    vocab = head.weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocab, (2, _LENGTH), generator=generator).to(head.weight.device)
+    seen = _Run.of(hf, ids)
+    stack = _stack(hf, seen)
+    norm = _final_norm(hf, seen, stack, head)
+    scale, softcap = _readout(hf, seen, stack, norm, head)
+    kinds = layer_signatures(hf.get_submodule(stack.path), text_config(hf))  # type: ignore[arg-type]
+    first = {kind: kinds.index(kind) for kind in kinds}
+    anatomies = {kind: dissect(stack.calls[at], f"layer {at}") for kind, at in first.items()}
+    layers = [anatomies[kind] for kind in kinds]
+    cached = _cached(hf, stack, ids)
+    parallels = {anatomy.parallel for anatomy in layers if anatomy.attn and anatomy.mlp}
+    if len(parallels) > 1:
+        raise UnsupportedModelError("some layers are parallel and some sequential; one record says one of them")
+    return Family(
+        (text_config(hf).model_type,),
+        layers=stack.path,
+        norm=norm,
+        attn=_parts(hf, stack, [(layer.attn, index in cached) for index, layer in enumerate(layers)]),
+        mlp=_parts(hf, stack, [(layer.mlp, False) for layer in layers]),
+        parallel=parallels.pop() if parallels else False,
+        logit_scale=scale,
+        softcap=softcap,
+    )
+
+
+@dataclass(eq=False)
+class _Run:
+    """One forward pass: what every module was given and returned, in order."""
+
+    logits: torch.Tensor
+    given: dict[str, torch.Tensor]
+    returned: dict[str, torch.Tensor]
+    calls: dict[str, list[Call]]
+
+    @classmethod
+    def of(cls, hf: nn.Module, ids: torch.Tensor) -> "_Run":
+        run = cls(torch.empty(0), {}, {}, {})
+        lists = {f"{path}." for path, module in hf.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)}
+
+        def looker(path: str, module: nn.Module) -> Any:
+            keep = path.rpartition(".")[0] + "." in lists
+
+            def look(args: tuple, kwargs: dict, output: Any) -> None:
+                first = output[0] if isinstance(output, tuple | list) and output else output
+                if not isinstance(first, torch.Tensor):
+                    return
+                run.returned[path] = first.detach().clone()
+                try:
+                    run.given[path] = hidden_of(args, kwargs).detach().clone()
+                except TypeError:
+                    return
+                if keep:
+                    run.calls.setdefault(path, []).append(Call(module, args, kwargs))
+
+            return look
+
+        with hooked() as hooks, torch.no_grad():
+            for path, module in hf.named_modules():
+                if path:
+                    hooks.on_any(module, looker(path, module))
+            run.logits = hf(ids, use_cache=False).logits
+        return run
+
+
+def _stack(hf: nn.Module, seen: _Run) -> _Stack:
+    """Find the longest list of modules that hand one stream on."""
+    best: tuple[int, int, str] | None = None
+    repeated = 0
+    for path, module in hf.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or not len(module):
+            continue
+        names = [f"{path}.{name}" for name, _child in module.named_children()]
+        if any(name not in seen.calls for name in names):
+            continue
+        if any(len(seen.calls[name]) > 1 for name in names):
+            repeated = max(repeated, len(names))
+            continue
+        streams = all(seen.given[name].shape == seen.returned[name].shape for name in names)
+        handed = all(
+            seen.returned[one].shape == seen.given[two].shape and torch.equal(seen.returned[one], seen.given[two])
+            for one, two in zip(names, names[1:], strict=False)
+        )
+        whole = seen.given[names[0]].dim() >= 3
+        if streams and handed and whole and (best is None or (len(names), -path.count(".")) > best[:2]):
+            best = (len(names), -path.count("."), path)
+    if best is None or best[0] < repeated:
+        why = "each layer runs more than once in a pass" if repeated else "no list of layers hands one stream on"
+        raise UnsupportedModelError(
+            f"{type(hf).__name__}: {why}, so there is no residual stream with one contribution per module; "
+            "causalnet expresses decoder-only stacks of layers"
+        )
+    path = best[2]
+    names = [f"{path}.{name}" for name, _child in hf.get_submodule(path).named_children()]
+    calls = tuple(seen.calls[name][0] for name in names)
+    leaves = seen.returned[names[-1]]
+    width = hf.get_output_embeddings().weight.shape[1]  # type: ignore[operator]
+    if leaves.dim() != 3:
+        raise UnsupportedModelError(
+            f"{type(hf).__name__}: the layers hand on a tensor of shape {list(leaves.shape)}, several residual streams "
+            "at once; contributions to one stream are needed"
+        )
+    if leaves.shape[-1] != width:
+        raise UnsupportedModelError(
+            f"{type(hf).__name__}: the residual stream has width {leaves.shape[-1]}, the unembedding reads {width}; a "
+            "projection between them is not expressed"
+        )
+    return _Stack(path, calls, leaves)
+
+
+def _final_norm(hf: nn.Module, seen: _Run, stack: _Stack, head: nn.Module) -> str:
+    """Find the module between the last layer and the unembedding."""
+    inside = f"{stack.path}."
+    reads = seen.given[next(path for path, module in hf.named_modules() if module is head)]
+    between = [
+        path
+        for path, value in seen.given.items()
+        if not path.startswith(inside) and value.shape == stack.leaves.shape and torch.equal(value, stack.leaves)
+    ]
+    for path in between:
+        if hf.get_submodule(path) is not head and _factor(reads, seen.returned[path]) is not None:
+            return path
+    name = type(hf).__name__
+    if torch.equal(reads, stack.leaves):
+        raise UnsupportedModelError(
+            f"{name}: the unembedding reads the last layer without a final norm; a post-norm trunk has no residual "
+            "stream whose contributions sum to the logits"
+        )
+    passed = f" (only {', '.join(between)} reads the last layer)" if between else ""
+    raise UnsupportedModelError(
+        f"{name}: what lies between the last layer and the unembedding is not one norm{passed}; contributions would "
+        "not be linear in the logits for a fixed scale"
+    )
+
+
+def _readout(
+    hf: nn.Module, seen: _Run, stack: _Stack, norm: str, head: nn.Module
+) -> tuple[float | str, str]:
+    """Find the factor of the logits and the soft-cap, as config fields where there are such."""
+    module = hf.get_submodule(norm)
+    weight: torch.Tensor = head.weight  # type: ignore[assignment]
+    read_norm(module, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    with torch.no_grad():
+        plain = head(module(stack.leaves)).double()
+    logits = seen.logits.double()
+    config = text_config(hf)
+    fields = {name: value for name, value in config.to_dict().items() if _is_number(value)}
+    if (factor := _factor(logits, plain)) is not None:
+        return _named(factor, fields), ""
+    for name, cap in fields.items():
+        if "cap" in name and cap > 0 and bool((logits.abs() < cap).all()):
+            factor = _factor(cap * torch.atanh(logits / cap), plain)
+            if factor is not None:
+                return _named(factor, fields), name
+    rest = f"the logits are not a multiple of {type(head).__name__}({type(module).__name__}(z))"
+    raise UnsupportedModelError(f"{type(hf).__name__}: {rest}, with or without a soft-cap that the config names")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _factor(one: torch.Tensor, other: torch.Tensor) -> float | None:
+    """Return the number that ``one`` is of ``other``, None where it is no multiple."""
+    if one.shape != other.shape:
+        return None
+    a, b = one.double().flatten(), other.double().flatten()
+    factor = float(a @ b) / max(float(b @ b), 1e-300)
+    tolerance = 1e-5 * float(a.abs().max())
+    return factor if abs(factor) > 1e-9 and float((a - factor * b).abs().max()) <= tolerance else None
+
+
+def _named(factor: float, fields: dict[str, Any]) -> float | str:
+    """Return a factor as the config field that it is, or is one over; as a number where there is none."""
+    if abs(factor - 1.0) < 1e-6:
+        return 1.0
+    for name, value in fields.items():
+        if abs(value - factor) <= 1e-6 * abs(factor) and value != 1:
+            return name
+    for name, value in fields.items():
+        if value not in (0, 1) and abs(1.0 / value - factor) <= 1e-6 * abs(factor):
+            return f"/{name}"
+    return float(f"{factor:.7g}")
+
+
+def _cached(hf: nn.Module, stack: _Stack, ids: torch.Tensor) -> set[int]:
+    """Return the layers whose mixer hands keys and values to a cache; all, where the model takes none."""
+    from transformers import DynamicCache
+
+    found: set[int] = set()
+    now = [-1]
+    cache: Any = DynamicCache(config=hf.config)  # type: ignore[arg-type]
+    update = cache.update
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        found.add(now[0])
+        return update(*args, **kwargs)
+
+    cache.update = spy
+    with hooked() as hooks, torch.no_grad():
+        for index, call in enumerate(stack.calls):
+            hooks.on_call(call.module, lambda _args, _kwargs, index=index: now.__setitem__(0, index))
+        try:
+            hf(ids, past_key_values=cache, use_cache=True)
+        except (TypeError, ValueError, AttributeError):
+            return set(range(len(stack.calls)))
+    return found
+
+
+def _parts(hf: nn.Module, stack: _Stack, found: Iterable[tuple[Found | None, bool]]) -> tuple[Part, ...]:
+    """Turn what was found in every layer into the few parts that a record names."""
+    config = text_config(hf)
+    rows = [(index, part, cached) for index, (part, cached) in enumerate(found) if part is not None]
+    shapes: dict[Part, list[tuple[int, Found]]] = {}
+    for index, part, cached in rows:
+        mixer = "attention" if cached or not part.crosses else "convolution" if part.window else "recurrent"
+        shape = Part(
+            module=part.module,
+            source="" if part.sources[0] == part.module else part.sources[0],
+            also=part.sources[1:],
+            norm=part.reader,
+            out=part.out[len(part.module) + 1 :],
+            heads=_heads_field(config, part.heads, index) if mixer == "attention" else "",
+            scale=_scale(config, part),
+            mixer=mixer,
+        )
+        shapes.setdefault(shape, []).append((index, part))
+    parts = []
+    for shape, members in shapes.items():
+        parts.append(replace(shape, window=_window(config, {index: part.window for index, part in members})))
+    return tuple(_told_apart(stack, parts, list(shapes.values())))

@@ -1,0 +1,13 @@
+"""GPT-2: sequential, LayerNorm, learned positions."""
+
+from causalnet.model.record import Family, Part
+
+RECORDS = (
+    Family(
+        ("gpt2",),
+        layers="transformer.h",
+        norm="transformer.ln_f",
+        attn=Part("attn", norm="ln_1", out="c_proj"),
+        mlp=Part("mlp", norm="ln_2"),
+    ),
+)

@@ -1,0 +1,236 @@
+"""The plots: that they show the numbers of the result, and that nothing in them is clipped or overlaps."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from causalnet import draw
+from causalnet.draw import style
+from causalnet.draw.sweep import as_sweep, interval, line
+from causalnet.errors import DataError, InputError, UnknownNodeError
+
+
+def flat(axes):
+    return list(axes) if isinstance(axes, list) else [axes]
+
+
+ALL = {
+    "impact": lambda data, summary: draw.impact(data),
+    "drop_vs_direct": lambda data, summary: draw.drop_vs_direct(data),
+    "ce_vs_direct": draw.ce_vs_direct,
+    "best_layer": draw.best_layer,
+    "slopes": draw.slopes,
+    "coupling": lambda data, summary: draw.coupling(data),
+    "example": lambda data, summary: draw.example(data, 3),
+    "waterfall": lambda data, summary: draw.waterfall(data),
+    "donor_convergence": lambda data, summary: draw.donor_convergence(data),
+    "compare": lambda data, summary: draw.compare({"one": summary, "two": summary}),
+}
+
+
+@pytest.fixture(scope="module")
+def data(make_sweep):
+    return make_sweep()
+
+
+@pytest.fixture(scope="module")
+def summary(data, make_summary):
+    return make_summary(data)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_axis_is_named_and_every_caption_says_n(data, summary, name):
+    axes = flat(ALL[name](data, summary))
+    assert all(axis.get_xlabel() or name == "waterfall" for axis in axes)
+    assert axes[0].get_ylabel()
+    caption = axes[0].figure.get_supxlabel()
+    assert re.search(r"n = 40|Prompt 3|one: 40", caption)
+
+
+@pytest.mark.parametrize("layers", [2, 6, 32, 80])
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_clipped_and_no_tick_labels_overlap(make_sweep, make_summary, name, layers):
+    data = make_sweep(layers, prompts=12, donors=3)
+    axes = flat(ALL[name](data, make_summary(data)))
+    figure = axes[0].figure
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    whole = figure.bbox
+    outside = []
+    for axis in figure.axes:
+        texts = [axis.title, axis.xaxis.label, axis.yaxis.label, axis._left_title, *axis.texts]
+        legend = axis.get_legend()
+        texts += list(legend.get_texts()) if legend else []
+        for text in (*texts, figure._supxlabel):
+            box = text.get_window_extent(renderer)
+            held = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= whole.x1 + 1 and box.y1 <= whole.y1 + 1
+            if text.get_text() and not held:
+                outside.append(text.get_text())
+        for ticks, low, high in ((axis.get_xticklabels(), "x0", "x1"), (axis.get_yticklabels(), "y0", "y1")):
+            boxes = [one.get_window_extent(renderer) for one in ticks if one.get_text() and one.get_visible()]
+            boxes = sorted((getattr(box, low), getattr(box, high)) for box in boxes)
+            assert all(a[1] <= b[0] + 1.5 for a, b in itertools.pairwise(boxes)), (name, layers, boxes)
+    assert not outside
+
+
+def test_impact_shows_the_means(data):
+    attention, mlp = draw.impact(data)
+    direct, drop = (line.get_ydata() for line in attention.lines[:2])
+    names = [f"attn[{layer}]" for layer in range(6)]
+    mean = data.sel(node=names).mean(["prompt"])
+    np.testing.assert_allclose(direct, mean["clean_direct"], rtol=1e-5)
+    np.testing.assert_allclose(drop, -mean["te"].mean("donor"), rtol=1e-4)
+    assert mlp.get_title(loc="left") == "MLP"
+
+
+def test_drop_vs_direct_counts_the_regions(data):
+    sweep = as_sweep(data)
+    attention = draw.drop_vs_direct(sweep)[0]
+    places = sweep.of_kind("attn")
+    share = float((-sweep.te[:, places] > sweep.clean[:, places]).mean())
+    assert f"breakage {share:.0%}, repair {1 - share:.0%}" in attention.get_title(loc="left")
+    offsets = np.asarray(attention.collections[0].get_offsets())
+    assert len(offsets) == 40 * 6
+    np.testing.assert_allclose(np.sort(offsets[:, 1]), np.sort(-sweep.te[:, places].ravel()))
+
+
+def test_fits_have_the_summary_slope(data, summary):
+    changed = dict(summary, nodes=[dict(row, slope=5.0) for row in summary["nodes"]])
+    axis = draw.best_layer(data, changed, "attn[3]")
+    fit = axis.lines[0]
+    assert np.polyfit(fit.get_xdata(), fit.get_ydata(), 1)[0] == pytest.approx(5.0)
+    text = axis.get_legend().get_texts()[0].get_text()
+    assert text.startswith("slope +5.00 [")
+    sweep = as_sweep(data)
+    place = sweep.place("attn[3]")
+    own = draw.best_layer(data, None, "attn[3]").lines[0]
+    slope = np.polyfit(own.get_xdata(), own.get_ydata(), 1)[0]
+    assert slope == pytest.approx(np.polyfit(sweep.clean[:, place], sweep.ce[:, place], 1)[0])
+
+
+def test_the_waterfall_ends_at_the_total_effect(data):
+    axis = draw.waterfall(data, "attn[3]")
+    bars = [bar for bar in axis.patches if bar.get_width() == pytest.approx(0.62)]
+    parts, total = bars[:-1], bars[-1]
+    sweep = as_sweep(data)
+    place = sweep.place("attn[3]")
+    assert total.get_height() == pytest.approx(sweep.te[:, place].mean())
+    assert sum(bar.get_height() for bar in parts) == pytest.approx(total.get_height(), abs=1e-5)
+    assert parts[1].get_height() + parts[2].get_height() == pytest.approx(sweep.ce[:, place].mean(), abs=1e-5)
+
+
+def test_the_map_shows_the_mean_response(data):
+    axis = draw.coupling(data)
+    shown = axis.images[0].get_array()
+    assert shown.shape == (12, 12)
+    mean = data["delta_de"].mean(["prompt", "donor"])
+    assert shown[2, 5] == pytest.approx(float(mean.sel(node="attn[1]", responder="mlp[2]")), rel=1e-4)
+    assert shown.mask[5, 2]
+
+
+def test_the_example_shows_donors_and_their_mean(data):
+    attention, mlp = draw.example(data, 7, "attn[3]")
+    donors = [one for one in mlp.lines if one.get_linewidth() == 0.5]
+    assert len(donors) == 4
+    clean = data["clean_responder"].sel(responder="mlp[4]").values[7]
+    delta = data["delta_de"].sel(node="attn[3]", responder="mlp[4]").values[7]
+    assert [one.get_ydata()[4] for one in donors] == pytest.approx((clean + delta).tolist(), abs=1e-5)
+    own = [one for one in attention.lines if one.get_linewidth() == 0.5]
+    lost = data["clean_direct"].sel(node="attn[3]").values[7] + data["de"].sel(node="attn[3]").values[7]
+    assert [one.get_ydata()[3] for one in own] == pytest.approx(lost.tolist(), abs=1e-5)
+
+
+def test_donor_convergence_ends_at_the_full_mean(data):
+    effects, slope = draw.donor_convergence(data, "attn[3]")
+    sweep = as_sweep(data)
+    place = sweep.place("attn[3]")
+    assert effects.lines[0].get_ydata()[-1] == pytest.approx(sweep.te[:, place].mean())
+    assert slope.lines[0].get_ydata()[-1] == pytest.approx(line(sweep.clean[:, place], sweep.ce[:, place])[0])
+
+
+def test_missing_donors_do_not_count(make_sweep):
+    data = make_sweep(prompts=10)
+    short = data.copy(deep=True)
+    for name in ("te", "de", "ce", "norm", "delta_de"):
+        short[name].values[3, :, 2:] = np.nan
+    sweep = as_sweep(short)
+    np.testing.assert_allclose(sweep.te[3], data["te"].values[3, :, :2].mean(1), rtol=1e-5)
+    np.testing.assert_allclose(sweep.te[4], as_sweep(data).te[4])
+    draw.example(short, 3)
+    draw.donor_convergence(short)
+
+
+def test_one_prompt_and_one_donor_can_be_plotted(make_sweep, make_summary):
+    data = make_sweep(layers=3, prompts=1, donors=1)
+    for name, make in ALL.items():
+        if name not in ("donor_convergence", "compare", "best_layer", "ce_vs_direct", "slopes", "example"):
+            style.svg(make(data, None), name)
+    style.svg(draw.best_layer(data), "best")
+    style.svg(draw.slopes(data), "slopes")
+    style.svg(draw.example(data, 0), "example")
+    style.svg(draw.ce_vs_direct(data), "ce")
+    with pytest.raises(InputError, match="one donor only"):
+        draw.donor_convergence(data)
+
+
+def test_attention_alone_can_be_plotted(make_sweep, make_summary):
+    data = make_sweep().sel(node=[f"attn[{layer}]" for layer in range(6)])
+    assert len(draw.impact(data)) == 1
+    style.svg(draw.slopes(data, make_summary(data)), "slopes")
+
+
+def test_bad_input_is_refused(data, summary):
+    with pytest.raises(UnknownNodeError, match=r"legal: attn\[0\]"):
+        draw.waterfall(data, "attn[9]")
+    with pytest.raises(InputError, match="legal: 0 to 39"):
+        draw.example(data, 40)
+    with pytest.raises(DataError, match="no norm"):
+        draw.impact(data.drop_vars("norm"))
+    with pytest.raises(DataError, match="no prompt"):
+        draw.impact(data.isel(prompt=[]))
+    with pytest.raises(InputError, match="2 to 4"):
+        draw.compare({"one": summary})
+
+
+def test_prompts_are_drawn_as_text(make_sweep, nasty):
+    data = make_sweep(prompts=6, texts=[nasty] * 6)
+    svg = style.svg(draw.example(data, 2), "example")
+    assert "<script" not in svg
+    assert "<img" not in svg
+    assert "&lt;script&gt;" in svg
+    assert "$x^2$" in svg  # a formula would have lost its dollars
+
+
+def test_pictures_are_deterministic_small_and_follow_the_page(make_sweep):
+    data = make_sweep(12, prompts=300)
+    first, second = (style.svg(draw.drop_vs_direct(data), "a") for _ in range(2))
+    assert first == second
+    assert len(first) < 250_000
+    assert "currentColor" in first
+    assert style.INK not in first
+    ids = re.findall(r'\bid="([^"]+)"', first)
+    assert all(name.startswith("a-") for name in ids)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', first))
+    assert used <= set(ids)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_figures_are_saved(data, tmp_path, suffix):
+    path = draw.save(draw.impact(data), tmp_path / "new" / f"impact.{suffix}")
+    assert path.stat().st_size > 3000
+
+
+def test_the_callers_style_is_left_alone(data):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    draw.impact(data)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_intervals_cover():
+    rng = np.random.default_rng(0)
+    mean, half = interval(rng.normal(1.0, 2.0, (20, 4000)))
+    assert np.mean(np.abs(mean - 1.0) <= half) == pytest.approx(0.95, abs=0.012)
