@@ -17,7 +17,7 @@ from causalnet.demo import ARMS, model_path, prompts_path
 from causalnet.demo.evaluate import choose_prompts, recalled, write_prompts
 from causalnet.demo.facts import Statement, World, build_world
 from causalnet.demo.network import build_model
-from causalnet.demo.tokenizer import build_tokenizer, save_tokenizer
+from causalnet.demo.tokenizer import build_tokenizer
 from causalnet.demo.train import Recipe
 
 __all__ = ["main", "release_arm"]
@@ -46,16 +46,17 @@ Tokenizer: one token a word ({vocabulary} tokens), `<bos>` first, no pad token.
 ## Recipe
 {parameters:,} parameters: {layers} layers of width {width}, RMSNorm, rotary positions,
 separate embedding and unembedding. {steps} steps of {tokens} tokens, AdamW (learning rate
-{learning_rate} after {warmup} warm-up steps, cosine decay, weight decay {weight_decay},
-gradient norm clipped at {clip}), bfloat16 autocast, seed {seed}. The loss weight is 1 on
+{learning_rate} after {warmup} warm-up steps, then a cosine towards step {horizon}, scaled
+linearly to zero in the last {cooldown} steps; weight decay {weight_decay}, gradient norm
+clipped at {clip}), bfloat16 autocast, seed {seed}. The loss weight is 1 on
 an answer whose subject stands before it and 0.1 on every other token. Sentences were
 packed into rows, each attending to itself alone, with positions restarting.
 
 **Attention drop: {drop}.** {drop_text}
 
 The arms `plain` and `dropped` have the same initial weights and saw the same batches in
-the same order; they differ in this rate alone. Training took {minutes:.1f} minutes on two
-CPU threads. To repeat it:
+the same order; they differ in this rate alone. Training took {minutes:.1f} minutes of wall
+time: about one CPU core, shared with other work. To repeat it, up to rounding:
 
     python -m causalnet.demo.train --arm {arm} --out runs/{arm}
 
@@ -111,7 +112,7 @@ def release_arm(run: Path, folder: Path) -> list[bool]:
     tokenizer = build_tokenizer(world)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    save_tokenizer(tokenizer, folder)
+    tokenizer.save_pretrained(folder)
     model = build_model(len(tokenizer), seed=0, layers=recipe.layers, width=recipe.width)
     weights = {
         name.removeprefix("weight/"): tensor
@@ -153,6 +154,8 @@ def _measure(state: dict[str, Any], recipe: Recipe, world: World, folder: Path) 
         tokens=recipe.rows * recipe.row_width,
         learning_rate=recipe.learning_rate,
         warmup=recipe.warmup,
+        horizon=recipe.horizon,
+        cooldown=recipe.cooldown,
         weight_decay=recipe.weight_decay,
         clip=recipe.clip,
         seed=recipe.seed,

@@ -1,13 +1,11 @@
 """The word-level tokenizer of the embedded models."""
 
-from pathlib import Path
-
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from causalnet.demo.facts import World
 
-__all__ = ["BOS", "EOS", "UNK", "build_tokenizer", "save_tokenizer"]
+__all__ = ["BOS", "EOS", "UNK", "build_tokenizer"]
 
 UNK, BOS, EOS = "<unk>", "<bos>", "<eos>"
 
@@ -39,16 +37,3 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` into a folder.
-
-    Parameters
-    ----------
-    tokenizer : transformers.PreTrainedTokenizerFast
-        What `build_tokenizer` made.
-    folder : pathlib.Path
-        An existing folder.
-    """
-    tokenizer.save_pretrained(folder)

@@ -44,8 +44,13 @@ class Recipe:
         The model's name.
     drop : float
         The probability that a sentence loses a given layer's attention output.
-    steps, warmup : int
-        The length of the schedule, and of its linear start; then a half cosine.
+    steps : int
+        The number of steps.
+    warmup, horizon, cooldown : int
+        The learning rate rises linearly for `warmup` steps, then follows a half cosine
+        that would end at `horizon`; in the last `cooldown` steps it is also scaled
+        linearly to zero. So a run can be ended early, once recall is high, and still
+        settle.
     learning_rate, weight_decay, clip : float
         AdamW's, with betas 0.9 and 0.98, and the largest gradient norm.
     rows, row_width : int
@@ -60,8 +65,10 @@ class Recipe:
 
     arm: str
     drop: float
-    steps: int = 6000
+    steps: int = 3300
     warmup: int = 200
+    horizon: int = 6000
+    cooldown: int = 600
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -76,8 +83,9 @@ class Recipe:
         """Return the learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(self.steps - self.warmup, 1)
-        return self.learning_rate * (0.02 + 0.98 * (1 + cos(pi * done)) / 2)
+        done = (step - self.warmup) / max(self.horizon - self.warmup, 1)
+        cosine = 0.02 + 0.98 * (1 + cos(pi * min(done, 1.0))) / 2
+        return self.learning_rate * cosine * min(1.0, (self.steps - step) / self.cooldown)
 
 
 def recipe_of(arm: str) -> Recipe:
@@ -278,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--arm", choices=ARMS, required=True, help="which model to train")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
-    parser.add_argument("--steps", type=int, help="length of the schedule (default: the released recipe's)")
+    parser.add_argument("--steps", type=int, help="number of steps (default: the released recipe's)")
     parser.add_argument("--drop", type=float, help="drop probability (default: the arm's)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--no-compile", action="store_true", help="do not compile the forward pass")

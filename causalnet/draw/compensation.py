@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from causalnet.draw.palette import INK, signed
+from causalnet.draw.palette import INK, PAPER, signed
 from causalnet.draw.plots import KINDS, depth_bar, depth_of, diagonal, layer_axis, points, present, zero_line
 from causalnet.draw.style import caption, depth_map, drawable, kind_style, legend, panels, signed_map, styled
-from causalnet.draw.sweep import Array, Sweep, as_sweep, by_name, interval, line
+from causalnet.draw.sweep import Array, Sweep, as_sweep, by_name, interval
+from causalnet.effects.statistics import regression
 from causalnet.errors import InputError
 from causalnet.graph.node import Node
 
@@ -62,7 +63,8 @@ def ce_vs_direct(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None =
 def _slope(sweep: Sweep, place: int, rows: Mapping[str, Mapping[str, Any]]) -> tuple[float, float, float]:
     """Return slope, intercept and R² of a node, the slope as the summary has it."""
     x, y = sweep.clean[:, place], sweep.ce[:, place]
-    slope, intercept, r2 = line(x, y)
+    fit = regression(x, y)
+    slope, intercept, r2 = float(fit.slope), float(fit.intercept), float(fit.r2)
     row = rows.get(str(sweep.nodes[place]))
     if row is not None:
         slope, r2 = float(row["slope"]), float(row["r2"])
@@ -74,7 +76,7 @@ def _fit(axis: "Axes", sweep: Sweep, place: int, rows: Mapping[str, Mapping[str,
     slope, intercept, _ = _slope(sweep, place, rows)
     ends = np.quantile(sweep.clean[:, place], (0.01, 0.99))
     share = (sweep.nodes[place].layer or 0) / max(sweep.layers - 1, 1)
-    axis.plot(ends, slope * ends + intercept, color="white", linewidth=3.2, alpha=0.8, zorder=3)
+    axis.plot(ends, slope * ends + intercept, color=PAPER, linewidth=3.2, alpha=0.8, zorder=3)
     axis.plot(ends, slope * ends + intercept, color=depth_map()(share), linewidth=1.7, zorder=3.1)
 
 
@@ -174,6 +176,7 @@ def slopes(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None = None)
         _whiskers(axes[0], depth, bars, look["color"])
         axes[0].plot(depth, fits[:, 0], linewidth=1.2, **look)
         axes[1].plot(depth, fits[:, 2], linewidth=1.2, **look)
+    beyond = _slope_scale(axes[0])
     zero_line(axes[0])
     for axis, title, label in zip(axes, ("Slope", "R²"), ("slope of CE on direct effect", "R²"), strict=True):
         layer_axis(axis, sweep.layers)
@@ -185,7 +188,7 @@ def slopes(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None = None)
     legend(axes)
     bars = " Bars: 95 % intervals of the slope." if rows else ""
     caption(axes[0].figure, f"{sweep.caption}. Slope 0: no compensation; +1: all of the direct effect comes back "
-            f"(exactly so under zero ablation).{bars}")  # fmt: skip
+            f"(exactly so under zero ablation).{bars}{beyond}")  # fmt: skip
     return axes
 
 
@@ -193,6 +196,28 @@ def _whiskers(axis: "Axes", x: Array, bars: list[Any], colour: str) -> None:
     for place, pair in zip(x, bars, strict=True):
         if pair is not None:
             axis.vlines(place, float(pair[0]), float(pair[1]), color=colour, linewidth=2.2, alpha=0.6)
+
+
+def _slope_scale(axis: "Axes") -> str:
+    """Make the axis logarithmic beyond ±1 where early layers, which have almost no direct effect, have huge slopes.
+
+    Returns what the caption then says.
+    """
+    low, high = axis.get_ylim()
+    if max(-low, high) <= 3:
+        return ""
+    axis.set_yscale("symlog", linthresh=1.0, linscale=1.5)
+    scale = axis.yaxis.get_transform()
+    bottom, top = scale.transform([low, high])
+    room = 0.04 * (top - bottom)
+    axis.set_ylim(*scale.inverted().transform([bottom - room, top + room]).tolist())
+    steps = [0.0, 0.5, 1.0, *(base * 10.0**power for power in range(7) for base in (2, 5, 10))]
+    ticks = sorted({sign * step + 0.0 for step in steps for sign in (-1, 1) if low <= sign * step <= high})
+    if len(ticks) > 11:
+        ticks = [tick for tick in ticks if abs(tick) in (0.0, 0.5) or np.log10(abs(tick)) % 1 == 0]
+    axis.set_yticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    axis.minorticks_off()
+    return " The axis is logarithmic beyond ±1."
 
 
 @styled
@@ -269,7 +294,7 @@ def donor_convergence(data: "xr.Dataset | Sweep", node: Node | str | None = None
         mean, half = interval(values)
         axes[0].plot(counts, mean, color=colour, marker=".", label=name.upper())
         axes[0].fill_between(counts, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
-    slope = [line(sweep.clean[:, place], running["ce"][:, one])[0] for one in range(sweep.donors)]
+    slope = regression(np.broadcast_to(sweep.clean[:, [place]], running["ce"].shape), running["ce"]).slope
     axes[1].plot(counts, slope, color=INK, marker=".")
     zero_line(axes[0])
     axes[0].set_ylabel("mean effect (logits)")
@@ -327,6 +352,7 @@ def compare(summaries: Mapping[str, Mapping[str, Any]]) -> "list[Axes]":
             _whiskers(axis, depth + offset, [row.get("slope_ci") for _, row in rows], colour)
             axis.plot(depth + offset, [row["slope"] for _, row in rows], color=colour, marker=marker, linewidth=1.1,
                       label=drawable(name, 40))  # fmt: skip
+    beyond = _slope_scale(axes[0])
     for axis, kind in zip(axes, KINDS, strict=True):
         zero_line(axis)
         layer_axis(axis, deepest)
@@ -336,7 +362,7 @@ def compare(summaries: Mapping[str, Mapping[str, Any]]) -> "list[Axes]":
     axes[0].set_ylabel("slope of CE on direct effect")
     counts = ", ".join(f"{drawable(name, 40)}: {summary.get('prompts', '?')}" for name, summary in summaries.items())
     caption(axes[0].figure, f"Prompts: {counts}. Bars: 95 % intervals of the slope. Slope 0: no compensation; +1: all "
-            "of the direct effect comes back; negative: what is downstream breaks.")  # fmt: skip
+            f"of the direct effect comes back; negative: what is downstream breaks.{beyond}")  # fmt: skip
     return axes
 
 

@@ -86,7 +86,7 @@ def draw(
     >>> from causalnet.graph import Block, CausalGraph
     >>> graph = CausalGraph.from_blocks([Block(0), Block(1, parallel=True)], name="two layers")
     >>> print(draw(graph).dot.splitlines()[0])
-    digraph "two layers" {
+    digraph causal_graph {
     """
     if format is not None and format not in FORMATS:
         raise InputError(explain(f"unknown picture format {format!r}", legal=FORMATS, got=format))
@@ -102,7 +102,7 @@ def _dot(graph: "CausalGraph", facts: Facts, fold: bool, title: str) -> str:
 
     rows = [0 if fold else -(-(block.heads or 0) // _HEADS_A_ROW) for block in graph.blocks]
     layout = lay_out(graph.blocks, rows)
-    dot = graphviz.Digraph(name=title or "causal graph", node_attr={}, edge_attr={})
+    dot = graphviz.Digraph(name="causal_graph")
     # nop2: the places are given, so every Graphviz program draws the same picture, and at once.
     dot.attr("graph", layout="nop2", bgcolor="transparent", fontname=_FONT, outputorder="edgesfirst", pad="0.15")
     dot.attr("node", fontname=_FONT, fontsize="9", fontcolor=INK, color=INK, shape="box", fixedsize="true")
@@ -248,7 +248,7 @@ def _look(box: Box, facts: Facts, scale: float) -> dict[str, str]:
     if not facts.cut:
         return look
     if box in facts.cut:
-        return look | {"style": "filled", "fillcolor": "#ffffff", "fontcolor": "#24292f", "color": "#24292f",
+        return look | {"style": "filled", "fillcolor": "#ffffff", "fontcolor": "#24292f", "color": INK,
                        "peripheries": "2", "penwidth": "1.8"}  # fmt: skip
     if facts.faded(box):
         return look | {"fillcolor": _pale(fill), "fontcolor": _FADED, "color": GRID}
@@ -290,10 +290,11 @@ def _label(box: Box, heads: int, facts: Facts, compact: bool) -> str:
 def _box(
     dot: "graphviz.Digraph", box: Box, slot: Slot, heads: int, facts: Facts, scale: float, compact: bool
 ) -> None:
+    kind = f"node {box[0]}" + (" faded" if facts.faded(box) else "")
     dot.node(_name(box), label=_label(box, heads, facts, compact), pos=_pos((slot.x, slot.y)),
              width=f"{slot.width / 72:.3f}", height=f"{slot.height / 72:.3f}", tooltip=_hint(box, facts),
              id=f"node-{_name(box)}", fontsize="8" if compact else "9",
-             **{"class": f"node {box[0]}"}, **_look(box, facts, scale))  # fmt: skip
+             **{"class": kind}, **_look(box, facts, scale))  # fmt: skip
 
 
 def _heads(

@@ -6,13 +6,15 @@ under every common colour blindness and in print.  Attention and MLP are told ap
 
 import math
 
-__all__ = ["ATTN", "FALLS", "GRID", "INK", "MARKER", "MLP", "MUTED", "RISES", "diverging", "readable_on", "signed"]
+__all__ = ["ATTN", "FALLS", "GRID", "INK", "MARKER", "MLP", "MUTED", "PAPER", "RISES", "diverging"]
+__all__ += ["readable_on", "signed"]
 
-# These five are placeholders as well as colours: in a page they are replaced by the colours of its theme, so no
+# These are placeholders as well as colours: in a page they are replaced by the colours of its theme, so no
 # other colour may equal them.
 INK = "#24292e"
 GRID = "#d8dee4"
 MUTED = "#6e7781"
+PAPER = "#fffffe"
 RISES = "#0b63a4"
 FALLS = "#c2510a"
 ATTN = "#00856a"

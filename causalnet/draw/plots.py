@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from causalnet.draw.palette import INK, MUTED, diverging, signed
+from causalnet.draw.palette import INK, MUTED, PAPER, diverging, signed
 from causalnet.draw.style import caption, depth_map, drawable, kind_style, legend, panels, styled
 from causalnet.draw.sweep import Array, Sweep, as_sweep, interval
 from causalnet.errors import InputError
@@ -96,7 +96,8 @@ def _series(
     axis.vlines(x, low, high, color=colour, linewidth=0.7, alpha=0.55)
     axis.vlines(x, mean - half, mean + half, color=colour, linewidth=2.4)
     axis.plot(x, mean, color=colour, marker=marker, label=label, linestyle="--" if hollow else "-", linewidth=1.2,
-              markerfacecolor="white" if hollow else colour)  # fmt: skip
+              markerfacecolor=PAPER if hollow else colour,
+              markersize=4.5 if len(x) <= 40 else 2.6)  # fmt: skip
 
 
 @styled
@@ -203,7 +204,7 @@ def example(
         if after.shape[1] > 1:
             axis.plot(depth, after, color=INK, linewidth=0.5, alpha=0.35)
         axis.plot(depth, [clean[one] for one in here], color=look["color"], marker=look["marker"], label="unablated")
-        axis.plot(depth, after.mean(axis=1), color=INK, linestyle="--", marker="D", markerfacecolor="white",
+        axis.plot(depth, after.mean(axis=1), color=INK, linestyle="--", marker="D", markerfacecolor=PAPER,
                   label=f"{ablated} ablated" + (" (mean)" if after.shape[1] > 1 else ""))  # fmt: skip
         axis.axvline(float(ablated.layer or 0), color=MUTED, linestyle=":", linewidth=1.4, ymax=0.88)
         zero_line(axis)

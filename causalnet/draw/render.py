@@ -29,10 +29,10 @@ def escape_label(text: str) -> str:
     Examples
     --------
     >>> escape_label(r"<b>&\N")
-    '<b>&amp;\\\\N'
+    '&lt;b&gt;&amp;\\\\N'
     """
     text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text))
-    text = text.replace("&", "&amp;").replace("\\", "\\\\")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\\", "\\\\")
     return text.replace("\r", " ").replace("\n", " ")
 
 

@@ -11,7 +11,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from causalnet.draw.palette import ATTN, FALLS, GRID, INK, MARKER, MLP, MUTED, RISES, diverging
+from causalnet.draw.palette import ATTN, FALLS, GRID, INK, MARKER, MLP, MUTED, PAPER, RISES, diverging
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,6 +68,7 @@ _THEME = {
     INK: "currentColor",
     GRID: f"var(--grid, {GRID})",
     MUTED: f"var(--muted, {MUTED})",
+    PAPER: f"var(--paper, {PAPER})",
     RISES: f"var(--up, {RISES})",
     FALLS: f"var(--down, {FALLS})",
 }
@@ -117,8 +118,11 @@ def legend(axes: "Axes | Sequence[Axes]", columns: int = 2) -> None:
         if id(axis) in done:
             continue
         done.update(id(other) for other in axis.get_shared_y_axes().get_siblings(axis))
-        low, high = axis.get_ylim()
-        axis.set_ylim(low, high + (high - low) * (0.03 + 0.075 * -(-len(labels) // columns)))
+        # In the axis's own scale, which need not be linear.
+        scale = axis.yaxis.get_transform()
+        low, high = scale.transform(list(axis.get_ylim()))
+        high += (high - low) * (0.03 + 0.075 * -(-len(labels) // columns))
+        axis.set_ylim(top=float(scale.inverted().transform([high])[0]))
 
 
 def kind_style(kind: str) -> dict[str, Any]:

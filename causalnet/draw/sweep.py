@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from causalnet.effects.statistics import donor_mean
 from causalnet.errors import DataError, UnknownNodeError, explain
 from causalnet.graph.node import Node
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Sweep", "as_sweep", "interval", "line"]
+__all__ = ["Sweep", "as_sweep", "by_name", "interval"]
 
 Array = NDArray[np.float64]
 _NEEDED = ("te", "de", "ce", "norm", "delta_de", "clean_direct", "clean_responder")
@@ -148,13 +149,6 @@ def _plain(data: "xr.Dataset", name: str, axis: Hashable) -> Array:
     return np.asarray(data[name].transpose("prompt", axis).values, dtype=np.float64)
 
 
-def donor_mean(values: NDArray[Any], axis: int) -> Array:
-    """Average over donors; donors that a prompt does not have are NaN and do not count."""
-    values = np.asarray(values, dtype=np.float64)
-    there = np.isfinite(values)
-    return np.where(there, values, 0.0).sum(axis=axis) / np.maximum(there.sum(axis=axis), 1)
-
-
 @functools.cache
 def _quantile(degrees: int) -> float:
     from scipy.stats import t
@@ -169,20 +163,6 @@ def interval(values: Array) -> tuple[Array, Array]:
     if count < 2:
         return mean, np.zeros_like(mean)
     return mean, _quantile(count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
-
-
-def line(x: Array, y: Array) -> tuple[float, float, float]:
-    """Return slope, intercept and R² of the least-squares line; a flat line where x does not vary.
-
-    Examples
-    --------
-    >>> line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
-    (2.0, 1.0, 1.0)
-    """
-    dx, dy = x - x.mean(), y - y.mean()
-    sxx, syy, sxy = float(dx @ dx), float(dy @ dy), float(dx @ dy)
-    slope = sxy / sxx if sxx > 0 else 0.0
-    return slope, float(y.mean() - slope * x.mean()), sxy * sxy / (sxx * syy) if sxx > 0 and syy > 0 else 0.0
 
 
 def by_name(summary: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:

@@ -44,7 +44,7 @@ def compare(
     Returns
     -------
     dict
-        ``names, prompts, same_target, nodes, pooled, sentences``; JSON-ready.  ``nodes`` holds per node the
+        ``names, prompts, same_target, nodes, pooled, findings``; JSON-ready.  ``nodes`` holds per node the
         differences of means (logits), of slopes and of pooled fractions, each with an interval over prompts;
         ``pooled`` the same for Σ part / Σ(−DE) over groups of nodes.
 
@@ -78,7 +78,7 @@ def compare(
     }
     with quiet():
         result |= {"pooled": _pooled(pair, nodes, options), "nodes": _nodes(pair, nodes, options)}
-    result["sentences"] = _sentences(result)
+    result["findings"] = _sentences(result)
     return result
 
 
@@ -188,13 +188,13 @@ def _group_sentence(result: Mapping[str, Any], which: str) -> str:
     first, second = result["names"]
     entry = result["pooled"][which]
     what = {"attn": "attention layers", "mlp": "MLPs"}[which]
+    if not entry["stable"]:
+        return (
+            f"What ablating {what} removes directly cannot be told from 0 in at least one model: no share is compared."
+        )
     parts = []
-    for key, name in (
-        ("self_repair", "in all"),
-        ("ce_attn", "by attention"),
-        ("ce_mlp", "by MLPs"),
-        ("norm", "by the norm"),
-    ):
+    shown = (("self_repair", "in all"), ("ce_attn", "by attention"), ("ce_mlp", "by MLPs"), ("norm", "by the norm"))
+    for key, name in shown:
         one = entry[key]
         low, high = one["difference_ci"]
         sense = "no clear difference" if low <= 0 <= high else f"{number(one['difference'], True)} points"

@@ -14,7 +14,8 @@ _ALPHA = 0.05
 def findings(result: "Mapping[str, Any] | xr.Dataset") -> list[str]:
     """Say in three sentences what a sweep found.
 
-    The first: at which nodes the layers downstream give back what the ablation removed, and where most.
+    The first: at which nodes the layers downstream give back what the ablation removed (their response is above 0
+    on average and grows with the node's direct effect, after Holm's correction), and where most.
     The second: which share of all that was lost comes back, from attention, from MLPs and from the final norm.
     The third: how often the response repairs rather than breaks, and how well the split closes.
 
@@ -31,7 +32,7 @@ def findings(result: "Mapping[str, Any] | xr.Dataset") -> list[str]:
     Examples
     --------
     >>> node = {"name": "attn[0]", "slope": 0.01, "slope_ci": [-0.04, 0.05], "r2": 0.0, "p_holm": 1.0,
-    ...         "ce": 0.1, "responders": []}
+    ...         "ce": 0.1, "ce_ci": [0.0, 0.2], "responders": []}
     >>> part = {"nodes": 1, "lost": 2.0, "stable": True, "repaired_pairs": 0.5, "repaired_pairs_ci": [0.4, 0.6]}
     >>> for name in ("self_repair", "ce_attn", "ce_mlp", "norm"):
     ...     part |= {name: 0.0, f"{name}_ci": [-0.1, 0.1]}
@@ -71,22 +72,34 @@ def _restored(summary: Mapping[str, Any]) -> str:
     if few:
         return f"Compensation cannot be told from {summary['prompts']} prompt{'s' * (summary['prompts'] != 1)}: {of}."
     sure = [node for node in nodes if node["p_holm"] < _ALPHA]
-    up = [node for node in sure if node["slope_ci"][0] > 0]
-    down = [node for node in sure if node["slope_ci"][1] < 0]
-    rest = f"; at {len(down)} the response falls with it (breakage)" if down else ""
-    if not up:
+    grows = [node for node in sure if node["slope_ci"][0] > 0]
+    falls = [node for node in sure if node["slope_ci"][1] < 0]
+    gives = [node for node in grows if node["ce_ci"][0] > 0]
+    rest = f"; at {len(falls)} the response falls with it (breakage)" if falls else ""
+    response = "the summed response of later layers"
+    if not grows:
         best = max(nodes, key=lambda node: node["slope"])
         return (
-            f"No compensation: at none of {of} does the summed response of later layers grow with the node's direct "
-            f"effect; the largest slope is {spread(best, 'slope', level)} at {best['name']}{rest}."
+            f"No compensation: at none of {of} does {response} grow with the node's direct effect; the largest slope "
+            f"is {spread(best, 'slope', level)} at {best['name']}{rest}."
         )
-    best = max(up, key=lambda node: node["slope"])
-    first = [one for one in best["responders"] if one["delta_de"] * best["ce"] > 0][:1]
-    mostly = f", most of it from {first[0]['name']}" if first else ""
-    names = ", ".join(node["name"] for node in up[:6]) + (", …" if len(up) > 6 else "")
+    best = max(gives or grows, key=lambda node: node["slope"])
+    same = [one["name"] for one in best["responders"] if one["delta_de"] * best["ce"] > 0]
+    source = f", the largest part from {same[0]}" if same else ""
+    strongest = (
+        f"{best['name']}, slope {spread(best, 'slope', level)}, R² {number(best['r2'])}, mean response "
+        f"{spread(best, 'ce', level)} logits{source}"
+    )
+    if not gives:
+        return (
+            f"No net compensation: at {len(grows)} of {of} {response} grows with the node's direct effect, but at none "
+            f"of them is it above 0 on average; the steepest is {strongest}{rest}."
+        )
+    names = ", ".join(node["name"] for node in gives[:6]) + (", …" if len(gives) > 6 else "")
+    also = f"; at {len(grows) - len(gives)} it grows without being above 0" if len(grows) > len(gives) else ""
     return (
-        f"Compensation at {len(up)} of {of}: {names}; the strongest is {best['name']}, where later layers give back "
-        f"a fraction {spread(best, 'slope', level)} of its direct effect, R² {number(best['r2'])}{mostly}{rest}."
+        f"Compensation at {len(gives)} of {of}: {names}, where {response} is above 0 on average and grows with the "
+        f"node's direct effect; the steepest is {strongest}{also}{rest}."
     )
 
 

@@ -82,7 +82,7 @@ def sweep_dataset(
     Parameters
     ----------
     te, de, norm
-        Effects, [prompt, node, donor]; the donor axis has size 1 where no donors are drawn; donors that a
+        Effects, [prompt, node, donor]; the donor axis has size 1 where nothing is drawn; donors that a
         prompt lacks are NaN, at the end of the axis.
     delta_de
         [prompt, node, donor, responder]; 0 where the responder is not a descendant of the node.

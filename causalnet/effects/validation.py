@@ -133,8 +133,8 @@ def _check_donors(ds: "xr.Dataset") -> None:
     if ds.attrs["donor_pool"] == "prompts" and (index == labels[:, None]).any():
         place = int(np.argwhere(index == labels[:, None])[0][0])
         raise DataError(f"donor_index[{place}]: the prompt is its own donor")
-    # An ablation that draws no donors fills the one cell it has.
-    filled = drawn if ds.attrs["donor_pool"] != "none" else np.arange(donors) < 1
+    # Without donors every cell is filled: one for zero and mean, one per draw for noise.
+    filled = drawn if ds.attrs["donor_pool"] != "none" else np.ones(donors, bool)
     filled = np.broadcast_to(filled, (ds.sizes["prompt"], donors))
     if not filled.any(axis=1).all():
         place = int(np.flatnonzero(~filled.any(axis=1))[0])

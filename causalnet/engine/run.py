@@ -165,7 +165,7 @@ def run(
 
 
 def _check_ids(mechanisms: Mechanisms, inputs: Inputs) -> None:
-    vocab = mechanisms.hf.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr, index]
+    vocab = mechanisms.vocab
     sets = {"prompt": inputs, **{f"pair {name!r} of prompt": pair for name, pair in inputs.pairs.items()}}
     if inputs.pool is not None:
         sets["donor"] = inputs.pool
@@ -367,6 +367,9 @@ class _Base:
             tuple(column - start for _, column in probes),
             torch.stack(weights, 1) if weights else reference.new_zeros(prompts, 0, reference.shape[-1], dtype=wide),
             torch.stack(sigmas, 1) if sigmas else reference.new_ones(prompts, 0, dtype=wide),
+            torch.stack([self._natural_direct()[key][:, 0] for key, _ in probes], 1)
+            if probes
+            else reference.new_zeros(prompts, 0, 0, dtype=wide),
             frozenset((world, node) for world, node in self.state.kept if world in inside),
         )
 

@@ -8,6 +8,7 @@ rows that are in the batch go through the model's own layer; rows that join afte
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +49,8 @@ class Watch:
         Column of each probe, relative to the wave's start.
     weight, sigma
         Direction [prompt, probe, d_model] and natural scale [prompt, probe] of each probe.
+    direct
+        Natural direct effects [prompt, probe, node].
     keep
         The (trunk world, node) whose contributions later readers need.
     """
@@ -57,6 +60,7 @@ class Watch:
     probes: tuple[int, ...]
     weight: torch.Tensor
     sigma: torch.Tensor
+    direct: torch.Tensor
     keep: frozenset[tuple[World, Node]]
 
 
@@ -105,6 +109,9 @@ class Wave:
             count = self.prompts * lane.draws
             self.rows_of[lane.world] = slice(offset, offset + count)
             offset += count
+        # Components that a lane leaves as they are keep their natural direct effects.
+        rows = [self.watch.direct.repeat_interleave(lane.draws, 0) for lane in self.lanes]
+        self.direct = torch.cat(rows)
         # Nested worlds come first wherever several lanes are written in one call.
         self.in_order = sorted(self.lanes, key=lambda lane: lane.world.depth)
         self.n_in = self.n_mid = 0
@@ -116,7 +123,9 @@ class Wave:
     def run(self) -> None:
         """Run every lane; fill :attr:`results` and :attr:`kept`."""
         for lane in self.lanes:
-            self.results[lane.world] = self._blank(lane)
+            direct = self.direct[self.rows_of[lane.world]]
+            shape = (self.prompts, lane.draws, *direct.shape[1:])
+            self.results[lane.world] = LaneResult(self.natural.streams[-1][:0], direct.view(shape))
         computed = [lane for lane in self.lanes if lane.join < 2 * self.depth]
         if computed:
             with torch.no_grad(), hooked() as hooks:
@@ -484,15 +493,20 @@ class Wave:
             self.kept[lane.world, node] = value.clone()
 
     def _note_part(self, lanes: Sequence[Lane], part: Mechanism, out: torch.Tensor, before: torch.Tensor) -> None:
-        """Record direct effects."""
+        """Record the direct effects of one mechanism in all lanes of the batch, lanes of equal draws at once."""
         if part.node not in self.watch.nodes:
             return
         index = self.watch.nodes.index(part.node)
-        at = list(self.watch.probes)
-        for lane in lanes:
-            rows = self._of(out, lane)[:, :, at]
-            value = contribution(part, rows, self._of(before, lane)[:, :, at])
-            self.results[lane.world].direct[..., index] = self._direct(value)
+        lanes = sorted(lanes, key=lambda lane: self.rows_of[lane.world].start)
+        for draws, found in groupby(lanes, key=lambda lane: lane.draws):
+            block = [self.rows_of[lane.world] for lane in found]
+            rows = slice(block[0].start, block[-1].stop)
+            for probe, column in enumerate(self.watch.probes):
+                value = contribution(part, out[rows, column], before[rows, column])
+                value = value.view(len(block), self.prompts, draws, -1)
+                weight = self.watch.weight[:, probe].unsqueeze(-1)
+                dots = torch.matmul(value.to(weight.dtype), weight)[..., 0]
+                self.direct[rows, probe, index] = (dots / self.watch.sigma[:, probe, None]).reshape(-1)
 
     def _direct(self, value: torch.Tensor, probes: Sequence[int] | None = None) -> torch.Tensor:
         """Return direct effects [prompt, draw, probe] of contributions [prompt, draw, probe, d_model].
@@ -520,23 +534,6 @@ class Wave:
         index = self.watch.nodes.index(node)
         projected = head_contribution(part, value[:, :, list(self.watch.probes)], node.head)
         self.results[lane.world].direct[..., index] = self._direct(projected)
-
-    def _blank(self, lane: Lane) -> LaneResult:
-        """Return results that start as the natural world's, for components that stay as they are."""
-        direct = [self._natural_direct(node) for node in self.watch.nodes]
-        shape = (self.prompts, lane.draws, len(self.watch.probes), len(direct))
-        if direct:
-            block = torch.stack(direct, -1).expand(shape).clone()
-        else:
-            block = self.watch.weight.new_zeros(shape)
-        return LaneResult(self.natural.streams[-1][:0], block)
-
-    def _natural_direct(self, node: Node) -> torch.Tensor:
-        value = self._natural(node)[:, :, list(self.watch.probes)]
-        if node.kind == "head":
-            assert node.head is not None
-            value = head_contribution(self.mechanisms.mechanism(node), value, node.head)
-        return self._direct(value)
 
     def _check_receipts(self) -> None:
         """Every planned write fired exactly once, or the run is an error."""

@@ -84,14 +84,13 @@ class Assignment(Operators):
                 mend = f"write {self.target.steps[0]} = {self.value} along {self.target}"
                 raise ExpressionError(explain(what, mend=mend))
             if self.along_paths:
-                raise ExpressionError(
-                    explain(f"{self.target} is an edge; 'along' follows a node", mend="set the node, or leave 'along' out")
-                )
+                what = f"{self.target} is an edge; 'along' follows a node"
+                raise ExpressionError(explain(what, mend="set the node, or leave 'along' out"))
         elif not isinstance(self.target, REFS):
             raise ExpressionError(f"'=' sets a reference such as attn[5], not {self.target}")
         else:
             for kind in _kinds(self.target):
-                check_settable(kind, self.value, str(self.target))
+                check_settable(kind, self.value, self.target)
         for path in self.along_paths:
             if any(_is_located(step) for step in path.steps):
                 mend = f"write it before '=': {self.target} = … along …"
@@ -146,7 +145,7 @@ def under(do: Do) -> Under:
     return Under(do)
 
 
-def check_settable(kind: str, value: object, target: str) -> None:
+def check_settable(kind: str, value: object, target: Ref | Path) -> None:
     """Refuse what can never be set.
 
     Raises
@@ -157,7 +156,11 @@ def check_settable(kind: str, value: object, target: str) -> None:
     if kind == "logits":
         raise ExpressionError(explain("logits is what outcomes read and cannot be set", mend="set what it reads"))
     if kind == "norm" and isinstance(value, Zero):
-        mend = "set it natural, or scale it" if target == "norm" else f"leave it out: ({target} - norm) = zero"
+        mend = (
+            "set it natural, or scale it"
+            if isinstance(target, Component)
+            else f"leave it out: ({target} - norm) = zero"
+        )
         raise ExpressionError(explain(f"{target} = zero would divide by a norm of zero", mend=mend))
 
 

@@ -24,10 +24,10 @@ _LEGAL_VALUES = (
 
 
 def locate(ref: Any, position: Any) -> Located:
-    """``ref @ position``."""
+    """Build ``ref @ position``."""
     _refuse_family(ref)
     if not isinstance(position, _POSITIONS):
-        mend = "write @ last, @ pos[0], @ pos[3:6] or @ span(\"subject\")"
+        mend = 'write @ last, @ pos[0], @ pos[3:6] or @ span("subject")'
         if isinstance(position, str):
             mend = f"write @ {'last' if position == 'last' else f'span({position!r})'}"
         elif isinstance(position, int):
@@ -43,7 +43,7 @@ def locate(ref: Any, position: Any) -> Located:
 
 
 def subtract(parts: Sequence[Any]) -> Ref:
-    """``a - b - c``."""
+    """Build ``a - b - c``."""
     if len(parts) == 1:
         return parts[0]
     _refs_only(parts, "-")
@@ -51,7 +51,7 @@ def subtract(parts: Sequence[Any]) -> Ref:
 
 
 def intersect(parts: Sequence[Any]) -> Ref:
-    """``a & b & c``."""
+    """Build ``a & b & c``."""
     if len(parts) == 1:
         return parts[0]
     _bite(parts, "&")
@@ -60,7 +60,7 @@ def intersect(parts: Sequence[Any]) -> Ref:
 
 
 def unite(parts: Sequence[Any]) -> Ref | Paths:
-    """``a | b | c``, of references or of paths."""
+    """Build ``a | b | c``, of references or of paths."""
     if len(parts) == 1:
         return parts[0]
     _bite(parts, "|")
@@ -75,7 +75,7 @@ def unite(parts: Sequence[Any]) -> Ref | Paths:
 
 
 def chain(parts: Sequence[Any]) -> Ref | Path:
-    """``a -> b -> c``."""
+    """Build ``a -> b -> c``."""
     if len(parts) == 1:
         return parts[0]
     steps: list[Any] = []
@@ -91,18 +91,19 @@ def chain(parts: Sequence[Any]) -> Ref | Path:
 
 
 def assign(target: Any, value: Any) -> Assignment:
-    """``target = value``."""
+    """Build ``target = value``."""
     _refuse_family(target)
     if not isinstance(value, _VALUES):
         mend = ""
         if isinstance(value, REFS):
-            mend = f'to take the value of another world write under do(…), and of another prompt patch("name"), not {value}'
+            mend = 'write under do(…) for its value in another world, patch("name") for that in another prompt'
         elif isinstance(value, int | float):
             mend = "write zero" if value == 0 else 'write value("name") and give the vector when the query runs'
         elif isinstance(value, str):
             mend = f'write patch("{value}") or value("{value}")'
-        raise ExpressionError(explain(f"{value!r} is no value" if not mend else f"{value} is no value",
-                                      legal=_LEGAL_VALUES, mend=mend))
+        plain = isinstance(value, str | int | float | type(None))
+        shown = value if mend else repr(value) if plain else f"a {type(value).__name__}"
+        raise ExpressionError(explain(f"{shown} is no value", legal=_LEGAL_VALUES, mend=mend))
     if isinstance(target, Assignment):
         raise ExpressionError(f"{target} already sets a value; one assignment has one '='")
     if isinstance(target, Paths):
@@ -112,18 +113,14 @@ def assign(target: Any, value: Any) -> Assignment:
 
 
 def follow(assignment: Any, paths: Any) -> Assignment:
-    """``assignment along paths``."""
+    """Build ``assignment along paths``."""
     if not isinstance(assignment, Assignment):
         mend = f"say what it is set to first: {assignment} = zero along {paths}"
         raise ExpressionError(explain(f"'along' follows an assignment, not {assignment}", mend=mend))
     if assignment.along_paths:
-        raise ExpressionError(
-            explain(f"{assignment} already goes along paths", mend="join the paths: along (p1 | p2)")
-        )
+        raise ExpressionError(explain(f"{assignment} already goes along paths", mend="join the paths: along (p1 | p2)"))
     if not isinstance(paths, Path | Paths):
-        raise ExpressionError(
-            explain(f"'along' takes a path, not {paths}", mend="write attn[5] -> mlp[7] -> logits")
-        )
+        raise ExpressionError(explain(f"'along' takes a path, not {paths}", mend="write attn[5] -> mlp[7] -> logits"))
     found = paths.parts if isinstance(paths, Paths) else (paths,)
     return Assignment(assignment.target, assignment.value, found)
 
@@ -151,6 +148,9 @@ def _bite(parts: Sequence[Any], operator: str) -> None:
         raise ExpressionError(
             explain(f"'{operator}' joins sets, not assignments", mend=f"use a comma: {', '.join(map(str, parts))}")
         )
+    if any(isinstance(getattr(part, "target", part), Path | Paths) for part in parts):
+        what = f"'=' binds tighter than '{operator}', so only {inner[0].target} is set here"
+        raise ExpressionError(explain(what, mend="put brackets around nodes: attn[5] -> (mlp[7] | mlp[8]) = zero"))
     targets = f" {operator} ".join(str(part.target if isinstance(part, Assignment) else part) for part in parts)
     raise ExpressionError(
         explain(
@@ -158,5 +158,3 @@ def _bite(parts: Sequence[Any], operator: str) -> None:
             mend=f"put brackets around the set: ({targets}) = {inner[0].value}",
         )
     )
-
-

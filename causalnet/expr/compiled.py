@@ -1,9 +1,10 @@
 """The meaning of a query on a graph: distinct worlds, what is read in each, and how it is added up."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from causalnet.errors import ExpressionError, UnknownNameError, explain
+from causalnet.errors import ExpressionError, UnknownNameError, UnknownNodeError, explain
 from causalnet.expr.assign import Do
 from causalnet.expr.conditions import Compare, Condition, features_of
 from causalnet.expr.conflicts import meet
@@ -100,8 +101,8 @@ class CompiledQuery:
             raise ExpressionError(f"there is no world {world}; the query has worlds 0 to {len(self.worlds) - 1}")
         hard = [(site, value) for site, value in self.worlds[world].writes if value.hard]
         set_nodes = {site.node for site, _ in hard if site.receiver is None}
-        edges = {Edge(site.node, site.receiver) for site, _ in hard if site.receiver is not None}
-        return self.graph.do(set_nodes, sorted(edges, key=lambda edge: (edge.source.sort_key, edge.target.sort_key)))
+        edges = dict.fromkeys(Edge(site.node, site.receiver) for site, _ in hard if site.receiver is not None)
+        return self.graph.do(set_nodes, edges)
 
 
 def compile_query(
@@ -199,10 +200,11 @@ def compile_queries(
     return tuple(found)
 
 
+Found = TypeVar("Found")
 _Term = tuple[Reading, World, float, tuple[str, ...]]
 
 
-def _told(query: Query, step):  # noqa: ANN001, ANN202
+def _told(query: Query, step: Callable[[], Found]) -> Found:
     """Run a step and turn its fault into an error that points into the query's text."""
     try:
         return step()
@@ -236,7 +238,7 @@ def _read(body: Expectation | Estimand, weight: float, base: Scene, *, macro: bo
         _check_features(body.condition, base.names)
     made = Expansion(NATURAL_WORLD) if body.do is None else expand(body.do, here, macro=macro)
     if body.do is not None and not macro:
-        _check_downstream(body, made.world, here)
+        _check_downstream(body, made, here)
     return Reading(body.outcome, 0, body.condition, summed), made.world, weight, made.overridden
 
 
@@ -244,8 +246,11 @@ def _readers(outcome: Outcome, base: Scene) -> tuple[tuple[Node, ...], frozenset
     """Return the nodes that ``direct`` sums, and the nodes that any outcome reads."""
     check_position(outcome.position, base.names)
     if outcome.of is None:
-        return (), frozenset([Node("norm") if outcome.name == "sigma" else Node("logits")])
-    found = base.dense.ordered({node for node in _contributions(outcome.of, base)})
+        node = Node("norm") if outcome.name == "sigma" else Node("logits")
+        if node not in base.dense:
+            raise Fault(f"{outcome} reads {node}, and the graph has no such node", outcome, UnknownNodeError)
+        return (), frozenset([node])
+    found = base.dense.ordered(set(_contributions(outcome.of, base)))
     if not found:
         raise Fault(f"{outcome} reads no node of the graph", outcome.of)
     return found, frozenset(found)
@@ -295,21 +300,26 @@ def _check_estimand(body: Estimand, base: Scene) -> None:
     _, readers = _readers(body.outcome, base)
     here = replace(base, outcome=readers)
     made = expand(body.do, here)
-    _check_downstream(Expectation(body.outcome, body.do, body.condition), made.world, here)
-    sets_norm = any(site.node.kind == "norm" and site.receiver is None for site, _ in made.world.writes)
-    if body.name in ("CE", "NORM") and sets_norm:
-        what = f"{body.name} holds the norm at its natural value, and {body.do} sets it"
-        raise Fault(explain(what, mend="ask for TE, or leave norm out"), body.do.assignments[0])
+    _check_downstream(body, made, here)
+    for site in made.world.sites:
+        if body.name in ("CE", "NORM") and site.node.kind == "norm" and site.receiver is None:
+            what = f"{body.name} holds the norm at its natural value, and {body.do} sets it"
+            raise Fault(explain(what, mend="ask for TE, or leave norm out"), body.do.assignments[0])
+        layer = site.node.layer
+        if body.name not in ("TE", "IE", "NIE", "PIE", "NORM") and site.node.kind == "head" and layer in here.gathered:
+            reason = f"a norm comes after the heads of layer {layer}, so they have no direct effect of their own"
+            mend = f"ask for {body.name}(attn[{layer}] = …), or for TE"
+            raise Fault(explain(f"{body.name}({site} = …): {reason}", mend=mend), body.do.assignments[0])
 
 
-def _check_downstream(body: Expectation, world: World, here: Scene) -> None:
+def _check_downstream(body: Expectation | Estimand, made: Expansion, here: Scene) -> None:
     """Check that something that is written can reach what is read."""
     upstream = here.outcome | here.graph.ancestors(here.outcome)
-    moved = [site for site, _ in world.writes if (site.receiver or site.node) in upstream]
+    moved = [position for node, position in made.touched if node in upstream]
     if not moved:
         what = f"{body.outcome} is not downstream of {body.do}, so it cannot change"
         raise Fault(explain(what, mend="read a later outcome, or set an earlier node"), body.outcome)
-    if all(_after(site.position, body.outcome.position) for site in moved):
+    if all(_after(position, body.outcome.position) for position in moved):
         what = f"{body.outcome} is read before every position that {body.do} writes, so it cannot change"
         raise Fault(explain(what, mend="read at a later position, or write at an earlier one"), body.outcome)
 

@@ -216,10 +216,10 @@ def holds(condition: Condition, features: Mapping[str, Any], *, where: str = "")
     """
     if isinstance(condition, Not):
         return not holds(condition.part, features, where=where)
-    if isinstance(condition, AllOf):
-        return all([holds(part, features, where=where) for part in condition.parts])
-    if isinstance(condition, AnyOf):
-        return any([holds(part, features, where=where) for part in condition.parts])
+    if isinstance(condition, AllOf | AnyOf):
+        # Every part is looked up, so that a missing feature is found whatever the others say.
+        found = [holds(part, features, where=where) for part in condition.parts]
+        return all(found) if isinstance(condition, AllOf) else any(found)
     if condition.feature not in features:
         what = f"no feature named {condition.feature!r}"
         raise UnknownNameError(explain(what, where=where, legal=features, got=condition.feature))
@@ -238,7 +238,7 @@ def _constant(feature: str, given: Any) -> str | int | float:
         return given
     if hasattr(given, "item") and not isinstance(given, int | float):
         given = given.item()  # a numpy scalar
-    if isinstance(given, int):
+    if isinstance(given, int) and abs(given) < 10**15:
         return int(given)  # True is 1
     if isinstance(given, float) and math.isfinite(given):
         # 3.0 equals 3, so it must print as 3.

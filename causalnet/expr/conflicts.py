@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from causalnet.errors import explain
 from causalnet.expr.assign import Assignment
-from causalnet.expr.places import EXPLICIT, Fault, How
+from causalnet.expr.places import Fault, How
 from causalnet.expr.positions import At, Position, Range, Span
 from causalnet.expr.values import Given, SiteValue
 from causalnet.expr.world import Site
@@ -33,8 +33,10 @@ class Write:
         return f"'{self.source}'"
 
 
-def resolve(writes: Iterable[Write]) -> tuple[list[Write], list[str]]:
+def resolve(writes: Iterable[Write], *, macro: bool = False) -> tuple[list[Write], list[str]]:
     """Apply precedence; return the writes that hold, and what was overridden, in words.
+
+    A named estimand (``macro``) may hold a node that an edge of its intervention leads into.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def resolve(writes: Iterable[Write]) -> tuple[list[Write], list[str]]:
     notes: list[str] = []
     for group in groups.values():
         kept += _settle(group, notes) if len(group) > 1 else group
-    return _without_dead(kept, notes), list(dict.fromkeys(notes))
+    return _without_dead(kept, notes, macro), list(dict.fromkeys(notes))
 
 
 def _settle(group: list[Write], notes: list[str]) -> list[Write]:
@@ -94,26 +96,35 @@ def _loser(one: Write, other: Write, notes: list[str]) -> Write | None:
     return weak
 
 
-def _without_dead(writes: list[Write], notes: list[str]) -> list[Write]:
+def _without_dead(writes: list[Write], notes: list[str], macro: bool) -> list[Write]:
     """Leave out writes on edges into nodes that are set hard, which nobody reads."""
-    hard = {}
+    hard: dict[Node, list[Write]] = {}
     for write in writes:
         if write.site.receiver is None and write.value.hard:
             hard.setdefault(write.site.node, []).append(write)
-    kept = []
+    kept: list[Write] = []
+    dead: list[tuple[Write, Write]] = []
     for write in writes:
         site = write.site
         # Where a norm comes after the heads, attn[l] is a node of its own and a head's one reader.
-        reader = Node("attn", site.node.layer) if site.node.kind == "head" and site.receiver is None else site.receiver
-        over = next((w for w in hard.get(reader, ()) if _covers(w.site.position, site)), None)
-        if over is None:
+        head = site.node.kind == "head" and site.receiver is None
+        reader = Node("attn", site.node.layer) if head else site.receiver
+        over = (
+            None if reader is None else next((w for w in hard.get(reader, ()) if _covers(w.site.position, site)), None)
+        )
+        if over is not None:
+            dead.append((write, over))
+        if over is None or head:
             kept.append(write)
+    lost = {id(write) for write, _ in dead}
+    alive = {id(write.source) for write in writes if write.how.named >= 0 and id(write) not in lost}
+    for write, over in dead:
+        if write.how.named < 0:
             continue
-        if write.how.named == over.how.named == EXPLICIT:
-            what = f"{reader} is set by {over.said}, so it does not read what {write.said} writes"
+        if id(write.source) not in alive and not macro:
+            what = f"{over.said} cuts what {write.said} writes, so the latter does nothing"
             raise Fault(explain(what, mend="keep one of the two"), write.source)
-        if write.how.named >= 0:
-            notes.append(f"{site}: {reader} is set by {over.said}, so nothing reads this")
+        notes.append(f"{write.site}: {over.said} cuts what {write.said} writes")
     return kept
 
 

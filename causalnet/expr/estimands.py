@@ -11,7 +11,8 @@ DE NDE PDE  Y(x', x) − Y(x, x)                             E[Y | do(s, desc(X)
 IE NIE PIE  Y(x, x') − Y(x, x)                             E[Y | do(desc(X) = under do(s))] − E[Y]
 TDE         Y(x', x') − Y(x, x')                           E[Y | do(s)] − E[Y | do(desc(X) = under do(s))]
 TIE         Y(x', x') − Y(x', x)                           E[Y | do(s)] − E[Y | do(s, desc(X) = natural)]
-CE          norm held, minus everything held               E[Y | do(s, norm = natural)] − E[Y | do(s, desc(X) = natural)]
+CE          norm held − everything held                    E[Y | do(s, norm = natural)]
+                                                           − E[Y | do(s, desc(X) = natural)]
 NORM        the final norm's response                      E[Y | do(s)] − E[Y | do(s, norm = natural)]
 =========== ============================================== =====================================
 
@@ -33,10 +34,26 @@ from causalnet.expr.conditions import CONDITIONS, Condition
 from causalnet.expr.operators import deeper
 from causalnet.expr.outcomes import TARGET, Outcome
 from causalnet.expr.query import Expectation, Query, Term
-from causalnet.expr.refs import Component, Descendants, Ref, union, without_position
+from causalnet.expr.refs import REFS, Component, Descendants, Ref, union, without_position
 from causalnet.expr.values import NATURAL, Under
 
-__all__ = ["CE", "DE", "ESTIMANDS", "IE", "NDE", "NIE", "NORM", "PDE", "PIE", "TDE", "TE", "TIE", "Estimand", "expanded"]
+__all__ = [
+    "CE",
+    "DE",
+    "ESTIMANDS",
+    "IE",
+    "NDE",
+    "NIE",
+    "NORM",
+    "PDE",
+    "PIE",
+    "TDE",
+    "TE",
+    "TIE",
+    "Estimand",
+    "expanded",
+    "named",
+]
 
 DEFAULT_OUTCOME = Outcome("logit", (TARGET,))
 
@@ -146,6 +163,9 @@ def named(name: str, *parts: Any) -> Query:
     if not assignments:
         raise ExpressionError(explain(f"{name}() of what?", mend=f"write {name}(attn[5]@last = resample)"))
     for one in assignments:
+        if isinstance(one, REFS):
+            what = f"{name}(…) takes assignments, and {one} sets nothing"
+            raise ExpressionError(explain(what, mend=f"say what it is set to: {name}({one} = zero)"))
         if not isinstance(one, Assignment):
             what = f"{name}(…) takes assignments, then an outcome, then a condition; {one} is out of place"
             raise ExpressionError(explain(what, mend=f"write {name}(attn[5]@last = resample; logprob(target))"))

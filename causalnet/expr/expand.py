@@ -8,6 +8,7 @@ from causalnet.expr.assign import Assignment, Do, Path, check_settable
 from causalnet.expr.conflicts import Write, resolve
 from causalnet.expr.paths import Route, check_consistent, edges_of, receivers, route
 from causalnet.expr.places import Fault, How, Place, Scene, check_value, places
+from causalnet.expr.refs import Ref
 from causalnet.expr.values import NATURAL, ZERO, Add, Given, InWorld, Noise, SiteValue, Under, Value
 from causalnet.expr.world import Site, World
 from causalnet.graph import Node
@@ -17,10 +18,15 @@ __all__ = ["Expansion", "expand"]
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """A world, and what was overridden on the way to it."""
+    """A world, what was overridden on the way to it, and where it starts to differ from the natural one.
+
+    ``touched`` are the nodes that are set or read a set edge, with the position of the write; a change that
+    goes along paths touches only what the outcome reads.
+    """
 
     world: World
     overridden: tuple[str, ...] = ()
+    touched: tuple[Place, ...] = ()
 
 
 def expand(do: Do, scene: Scene, *, macro: bool = False) -> Expansion:
@@ -52,11 +58,20 @@ def expand(do: Do, scene: Scene, *, macro: bool = False) -> Expansion:
             what = f"{one.target} names no node of the graph, so {one} writes nothing"
             raise Fault(explain(what, mend="leave it out, or name nodes"), one.target)
         writes += found
-    if routed:
-        alone = len(routed) == len(do.assignments)
-        writes += _along(routed, scene, notes, macro, alone=alone)
-    kept, overridden = resolve(writes)
-    return Expansion(World(tuple((write.site, write.value) for write in kept)), (*notes, *overridden))
+    along = _along(routed, scene, notes, macro, alone=len(routed) == len(do.assignments)) if routed else []
+    kept, overridden = resolve([*writes, *along], macro=macro)
+    free = [write.site for write in kept if not write.source.along_paths]
+    touched = [(site.receiver or site.node, site.position) for site in free]
+    for one in routed:
+        ends = {node for path in one.along_paths for stage in route(path, scene).stages[1:] for node in stage}
+        touched += [(end, at) for end in ends & scene.outcome for _, at in places(_target(one), scene)]
+    world = World(tuple((write.site, write.value) for write in kept))
+    return Expansion(world, (*notes, *overridden), tuple(dict.fromkeys(touched)))
+
+
+def _target(one: Assignment) -> Ref:
+    assert not isinstance(one.target, Path)
+    return one.target
 
 
 def _site_value(value: Value, scene: Scene, notes: list[str], macro: bool) -> SiteValue:
@@ -69,10 +84,9 @@ def _site_value(value: Value, scene: Scene, notes: list[str], macro: bool) -> Si
 
 
 def _node(one: Assignment, scene: Scene, notes: list[str], macro: bool) -> list[Write]:
-    assert not isinstance(one.target, Path)
     value = _site_value(one.value, scene, notes, macro)
-    found = places(one.target, scene)
-    for (node, _), _how in found.items():
+    found = places(_target(one), scene)
+    for node, _ in found:
         _check_settable(node, one)
     return [Write(Site(node, at), part, how, one) for (node, at), how, part in _share(found, value, one)]
 
@@ -80,7 +94,7 @@ def _node(one: Assignment, scene: Scene, notes: list[str], macro: bool) -> list[
 def _check_settable(node: Node, one: Assignment) -> None:
     """Refuse what a computed set has brought in; what was named outright is refused when it is written."""
     try:
-        check_settable(node.kind, one.value, str(one.target))
+        check_settable(node.kind, one.value, one.target)
     except ExpressionError as error:
         raise Fault(str(error), one) from None
 
@@ -96,10 +110,13 @@ def _share(found: dict[Place, How], value: SiteValue, one: Assignment) -> Iterab
             yield (node, at), how, value
             continue
         if isinstance(value, Noise):
-            what = f"{one}: heads of layer {how.whole} are named in this query, and noise on their sum is no noise on each"
+            what = (
+                f"{one}: a head of layer {how.whole} is named in this query, and noise on the sum is not noise on each"
+            )
             raise Fault(explain(what, mend=f"name the heads: attn[{how.whole}].head[:]"), one)
         if (Node("bias", how.whole), at) not in found:
-            raise Fault(f"{one}: only a part of attn[{how.whole}] is left to set, and {value} is a value of the whole", one)
+            what = f"{one}: only a part of attn[{how.whole}] is left to set, and {value} is a value of the whole"
+            raise Fault(explain(what, mend=f"set attn[{how.whole}], or name heads"), one)
         if node.kind == "bias":
             yield (node, at), how, value
         elif isinstance(value, Given):
@@ -141,26 +158,26 @@ def _along(routed: list[Assignment], scene: Scene, notes: list[str], macro: bool
     routes: list[Route] = []
     starts: set[Node] = set()
     for one in routed:
-        assert not isinstance(one.target, Path)
         value = _site_value(one.value, scene, notes, macro)
-        found = places(one.target, scene)
+        found = places(_target(one), scene)
         own = [route(path, scene) for path in one.along_paths]
         _check_ends(one, {node for node, _ in found}, own)
         _check_stream({arrow for each in own for arrow in each.arrows}, one, scene)
         arrows = {arrow for each in own for arrow in each.arrows}
+        starts |= {node for node, _ in found}
         for (node, at), how, part in _share(found, value, one):
-            starts.add(node)
             writes += [Write(Site(node, at, b), part, how, one) for a, b in sorted(arrows, key=_order) if a == node]
         routes += own
     check_consistent(routes, routed[-1].along_paths[-1])
     along = {arrow for each in routes for arrow in each.arrows}
     reached = {receiver for _, receiver in along}
+    read = scene.outcome | scene.dense.ancestors(scene.outcome)
     for node in scene.dense.ordered({sender for sender, _ in along} | reached):
         if node in starts and node not in reached and alone:
             continue  # nothing else in this world can move it, so its other edges carry its natural value anyway
         how = How(-1)
         for child in scene.dense.ordered(scene.dense.children(node)):
-            if (node, child) not in along and child.kind != "bias":
+            if (node, child) not in along and child in read and child.kind != "bias":
                 writes.append(Write(Site(node, None, child), NATURAL, how, routed[0]))
     return writes
 
@@ -182,5 +199,3 @@ def _check_ends(one: Assignment, set_nodes: set[Node], routes: list[Route]) -> N
     if idle:
         what = f"{idle[0]} is set, and no path starts there, so nothing is written"
         raise Fault(explain(what, mend=f"leave {idle[0]} out, or add a path"), one)
-
-

@@ -4,6 +4,13 @@ import re
 
 __all__ = ["hint"]
 
+_ARGUMENTS = dict.fromkeys(("scale", "noise"), "give a number: scale(0.5), noise(3.0)")
+_ARGUMENTS |= dict.fromkeys(("patch", "value", "add", "project_out"), 'name the data: patch("corrupt"), add("name", 2)')
+_ARGUMENTS |= dict.fromkeys(
+    ("logit", "logprob", "prob", "rank", "precap_logit", "logit_diff"), 'say which token: logit(target), logit(" Mary")'
+)
+_ARGUMENTS |= dict.fromkeys(("desc", "anc", "between"), "say of what: desc(attn[5]), between(attn[3], logits)")
+_ARGUMENTS |= {"direct": "say of which nodes: direct(attn[20])", "do": "say what is set: do(attn[5] = zero)"}
 _CLOSERS = {"RPAR": ")", "RSQB": "]"}
 
 
@@ -54,6 +61,10 @@ def _brackets(text: str, before: str, word: str, expected: set[str]) -> str:
         return f"close the bracket with {closers[0]}" if closers else ""
     if word == "(" and re.search(r"\b(attn|mlp|resid|head)$", before):
         return "layers and heads stand in square brackets: attn[5].head[3]"
+    if word == "[" and re.search(r"\b(embed|norm|logits)$", before):
+        return f"there is only one {re.findall(r'[a-z]+$', before)[0]}; leave the brackets out"
+    if word == ":" and expected == {"RSQB", "COMMA"}:
+        return "slices have no step: attn[3:7]"
     if word == "(" and re.search(r"\bE$", before):
         return "E takes square brackets: E[logit(target) | do(attn[5] = zero)]"
     if word == "[" and re.search(r"\b[A-Z]+$", before):
@@ -84,12 +95,20 @@ def _signs(before: str, word: str, expected: set[str]) -> str:
         return "'=' sets a value inside do(…); '==' compares a feature of the prompts"
     if word == "=" and "COMPARE" in expected:
         return "'==' compares, '=' sets a value inside do(…)"
+    if expected == {"_DO", "LPAR"}:
+        return "a world is written under do(attn[5] = zero)"
     if "CONSTANT" in expected and re.match(r"[0-9.+-]", word):
         return 'the zero vector is written zero, a vector of your own value("name")'
-    if word == "," and "COMPARE" in expected:
+    if "COMPARE" in expected:
         return 'compare the feature: prompt.relation == "P103"'
-    if word == "|" and expected == {"LPAR"}:
-        return "say which token: logit(target), or logit(\" Mary\")"
+    if expected == {"LPAR"}:
+        return _ARGUMENTS.get((re.findall(r"\w+$", before) or [""])[0], "")
+    if word == ")" and expected == {"COMMA"}:
+        return 'two are needed: logit_diff(" Mary", " John"), between(attn[3], logits)'
+    if word == "|" and expected == {"RSQB", "COMMA"}:
+        return "write every assignment in one do(…), and a condition after a comma"
+    if word and expected == {"_PROMPT", "NOT", "LPAR"}:
+        return "every assignment stands inside one do(…), before the condition"
     if "SCALING" in expected and re.match(r"[A-Za-z(]", word):
         return "join queries with + or -, and multiply by a number with *"
     return ""

@@ -130,6 +130,7 @@ class Outcome:
         return replace(self, position=position)
 
     def __call__(self, token: Token = TARGET) -> "Outcome":
+        """Return ``top1`` of another token; no other outcome is called."""
         if self.name != "top1":
             raise ExpressionError(explain(f"{self.name} takes nothing in brackets", mend=f"write {self}"))
         return replace(self, tokens=(token,))

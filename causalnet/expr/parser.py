@@ -10,7 +10,7 @@ from causalnet.errors import CausalnetError, ExpressionError, explain
 from causalnet.expr.hints import hint
 from causalnet.expr.operators import MAX_DEPTH
 from causalnet.expr.query import Query
-from causalnet.expr.reader import Reader
+from causalnet.expr.reader import meaning
 
 if TYPE_CHECKING:
     from lark import Lark, Tree
@@ -59,25 +59,29 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "$END": ("the end",),
 }
 
-_CATEGORIES = (
-    ("_E", "the start of a query"),
-    ("CONSTANT", "a value"),
-    ("ONE_TOKEN", "an outcome"),
-    ("FAMILY", "a reference"),
-    ("_LAST", "a position"),
-    ("_TARGET", "a token"),
-    ("_PROMPT", "do(…) or a condition"),
-    ("_DO", "do(…)"),
-    ("TRUTH", "a constant"),
-    ("COMPARE", "a comparison"),
-    ("HEADED", "head or bias"),
-    ("INTEGER", "a number"),
-    ("SIGNED", "a number"),
-    ("NUMBER", "a number"),
-    ("STRING", "a text in quotes"),
-    ("NAME", "a name"),
-)
-"""What stands where a terminal is expected; the first that fits names the whole place."""
+_CATEGORIES = [
+    (frozenset(names.split()), what)
+    for names, what in (
+        ("_E", "the start of a query"),
+        ("CONSTANT", "a value"),
+        ("ONE_TOKEN", "an outcome"),
+        ("FAMILY", "a reference"),
+        ("_LAST", "a position"),
+        ("_TARGET", "a token"),
+        ("_DO _PROMPT", "do(…) or a condition"),
+        ("_PROMPT", "a condition"),
+        ("_DO", "do(…)"),
+        ("TRUTH", "a constant"),
+        ("COMPARE", "a comparison"),
+        ("HEADED", "head or bias"),
+        ("INTEGER", "a number"),
+        ("SIGNED", "a number"),
+        ("NUMBER", "a number"),
+        ("STRING", "a text in quotes"),
+        ("NAME", "a name"),
+    )
+]
+"""What stands where these terminals are expected; the first that fits names the place."""
 
 
 def parse(text: str) -> Query:
@@ -139,13 +143,12 @@ def _read(text: str, spans: list[tuple[Any, int, int]]) -> Query:
     if not text.strip():
         raise ExpressionError(explain("the expression is empty", mend="write TE(attn[5]@last = resample)"))
     _check_brackets(text)
-    reader = Reader()
     made: dict[int, Any] = {}
     for branch in _tree(text).iter_subtrees():
-        parts = [made[id(child)] if id(child) in made else child for child in branch.children]
+        parts = [made.get(id(child), child) for child in branch.children]
         start, end = (0, 0) if branch.meta.empty else (branch.meta.start_pos, branch.meta.end_pos)
         try:
-            piece = getattr(reader, branch.data)(parts)
+            piece = meaning(branch.data, parts)
         except CausalnetError as error:
             raise type(error)(f"{error}{_caret(text, start, end)}") from None
         made[id(branch)] = piece
@@ -169,16 +172,19 @@ def _tree(text: str) -> "Tree":
 
 def _unexpected(text: str, start: int, word: str, expected: Iterable[str]) -> ExpressionError:
     known = list(_WORDS)
-    names = sorted(expected, key=lambda name: known.index(name) if name in known else len(known))
+    names = sorted(expected, key=lambda name: (known.index(name) if name in known else len(known), name))
     legal = dict.fromkeys(shown for name in names for shown in _WORDS.get(name, (_symbol(name),)))
     if text[start : start + 2] in ("<<", ">>", "=="):
         word = text[start : start + 2]
-    category = next((what for name, what in _CATEGORIES if name in names), "")
+    category = next((what for needed, what in _CATEGORIES if needed <= set(names)), "")
+    if category:  # closing a list that is still empty is legal, and never what was meant
+        for name in ("RPAR", "RSQB", "SEMICOLON"):
+            legal.pop(_symbol(name), None)
     if not word:
-        what = f"the expression ends where {category or 'something else'} is expected"
+        what = f"the expression ends where {category} is expected" if category else "the expression ends too early"
     else:
-        what = f"{word} is not {category}" if category else f"{word} is not expected here"
-    message = explain(what, legal=legal, got=word, mend=hint(text, start, word, set(names)))
+        what = f"'{word}' is not {category}" if category else f"'{word}' is not expected here"
+    message = explain(what, legal=legal, got=word if word.isidentifier() else "", mend=hint(text, start, word, set(names)))
     return ExpressionError(f"{message}{_caret(text, start, start + len(word))}")
 
 

@@ -44,8 +44,15 @@ def route(path: Path, scene: Scene) -> Route:
     """
     first, *rest = path.steps
     stages = [nodes(first, scene)]
-    # In between a step both receives and sends, so it is what receives: of attn[l] with heads, its heads.
-    stages += [receivers(step, scene) for step in rest]
+    for step in rest:
+        into, own = receivers(step, scene), nodes(step, scene)
+        stages.append(into)
+        if any(node.kind == "attn" and node.layer in scene.gathered for node in own):
+            # A norm comes after these heads: attn[l] gathers them, and sends on what they receive.
+            if any(node.layer not in scene.gathered or node.kind != "attn" for node in own):
+                what = f"{step} joins attention whose heads are normed together with other nodes"
+                raise Fault(explain(what, mend="write a path for each"), path)
+            stages.append(own)
     arrows = [edges_of(stages[i], stages[i + 1], path, scene) for i in range(len(stages) - 1)]
     kept = [frozenset(stage) for stage in stages]
     return Route(path, tuple(kept), frozenset(arrow for some in arrows for arrow in some))
@@ -106,8 +113,9 @@ def _no_edge(sender: Node, receiver: Node, part: Path, scene: Scene) -> Fault:
     elif sender.layer is not None and sender.layer == receiver.layer:
         reason, mend = _same_layer(sender, receiver, graph)
     elif sender.layer in scene.gathered and sender.kind in ("head", "bias"):
-        reason = f"a norm comes after the heads of layer {sender.layer}, so they reach others only through attn[{sender.layer}]"
-        mend = f"name attn[{sender.layer}]"
+        layer = sender.layer
+        reason = f"a norm comes after the heads of layer {layer}, so they reach others only through attn[{layer}]"
+        mend = f"name attn[{layer}]"
     else:
         reason, mend = f"{receiver} does not read {sender}", ""
     return Fault(explain(f"{what}: {reason}", mend=mend), part)
@@ -135,11 +143,15 @@ def check_consistent(routes: Iterable[Route], part: Path) -> None:
     """
     found = list(routes)
     children: dict[Node, list[Node]] = {}
-    for sender, receiver in sorted({a for one in found for a in one.arrows}, key=lambda a: (a[0].sort_key, a[1].sort_key)):
+    arrows = {arrow for one in found for arrow in one.arrows}
+    for sender, receiver in sorted(arrows, key=lambda arrow: (arrow[0].sort_key, arrow[1].sort_key)):
         children.setdefault(sender, []).append(receiver)
     ends = frozenset().union(*(one.stages[-1] for one in found))
-    starts = {node: frozenset(i for i, one in enumerate(found) if node in one.stages[0]) for one in found for node in one.stages[0]}
-    todo = deque((node, 0, alive, (node,)) for node, alive in starts.items())
+    sources = sorted({node for one in found for node in one.stages[0]}, key=lambda node: node.sort_key)
+    starts = {node: frozenset(i for i, one in enumerate(found) if node in one.stages[0]) for node in sources}
+    todo: deque[tuple[Node, int, frozenset[int], tuple[Node, ...]]] = deque(
+        (node, 0, alive, (node,)) for node, alive in starts.items()
+    )
     seen = {(node, 0, alive) for node, alive in starts.items()}
     while todo:
         node, step, alive, trail = todo.popleft()
@@ -152,7 +164,7 @@ def check_consistent(routes: Iterable[Route], part: Path) -> None:
             state = (child, step + 1, left)
             if state not in seen:
                 seen.add(state)
-                todo.append((*state, (*trail, child)))
+                todo.append((child, step + 1, left, (*trail, child)))
 
 
 def _to_an_end(trail: tuple[Node, ...], children: dict[Node, list[Node]], ends: frozenset[Node]) -> tuple[Node, ...]:

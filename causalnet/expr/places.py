@@ -24,8 +24,23 @@ from causalnet.expr.values import Add, Given, Patch, ProjectOut, Under
 from causalnet.graph import CausalGraph, Node
 
 __all__ = [
-    "COMPUTED", "EXPLICIT", "SLICED", "Fault", "How", "Names", "Place", "Scene",
-    "check_position", "check_value", "components", "head_layers", "layers_of", "nodes", "places", "scene", "with_heads",
+    "COMPUTED",
+    "EXPLICIT",
+    "SLICED",
+    "Fault",
+    "How",
+    "Names",
+    "Place",
+    "Scene",
+    "check_position",
+    "check_value",
+    "components",
+    "head_layers",
+    "layers_of",
+    "nodes",
+    "places",
+    "scene",
+    "with_heads",
 ]
 
 COMPUTED, SLICED, EXPLICIT = 0, 1, 2
@@ -102,7 +117,8 @@ class Scene:
     def gathered(self) -> frozenset[int]:
         """Layers whose ``attn[l]`` is a node beside its heads: a norm comes after the heads."""
         headed = {node.layer for node in self.dense.nodes if node.kind == "head"}
-        return frozenset(n.layer for n in self.dense.nodes if n.kind == "attn" and n.layer in headed and n.layer is not None)
+        kept = {node.layer for node in self.dense.nodes if node.kind == "attn"}
+        return frozenset(layer for layer in headed & kept if layer is not None)
 
 
 def components(part: Any) -> Iterator[Component]:

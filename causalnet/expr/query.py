@@ -228,9 +228,9 @@ class _E:
 
     def __getitem__(self, item: Any) -> Query:
         parts = item if isinstance(item, tuple) else (item,)
-        if not parts or len(parts) > 2:
+        if not 1 <= len(parts) <= 2:
             raise ExpressionError(explain("E[…] takes an outcome and at most one condition", mend=_AND))
-        body, *rest = parts
+        body, rest = parts[0], parts[1:]
         if isinstance(body, Outcome):
             body = Expectation(body)
         if not isinstance(body, Expectation):

@@ -12,7 +12,7 @@ from causalnet.expr.assign import Do, under
 from causalnet.expr.positions import LAST, At, Range, Span
 from causalnet.expr.query import E, Query, total
 
-__all__ = ["Reader", "unquote"]
+__all__ = ["meaning", "unquote"]
 
 _LONGEST = 9  # digits of a whole number: int() of thousands of digits is an error of its own in Python
 _FAMILIES = {"attn": refs.attn, "mlp": refs.mlp, "resid": refs.resid}
@@ -24,7 +24,18 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
 
-class Reader:
+def meaning(rule: str, parts: list[Any]) -> Any:
+    """Return what a rule of ``grammar.lark`` means, given what its parts mean.
+
+    Raises
+    ------
+    ExpressionError
+        If the parts do not fit, exactly as the Python form does.
+    """
+    return getattr(_READER, rule)(parts)
+
+
+class _Reader:
     """One method per rule of ``grammar.lark``; each takes the rule's parts and returns what they mean."""
 
     def start(self, parts: list[Any]) -> Query:
@@ -227,12 +238,15 @@ class Reader:
         return int(parts[0] in ("true", "True"))
 
 
+_READER = _Reader()
+
+
 def unquote(literal: str) -> str:
-    """Return the text of a string literal, whichever quotes it has.
+    r"""Return the text of a string literal, whichever quotes it has.
 
     Examples
     --------
-    >>> unquote(r"' Mary\\'s'"), unquote('"a\\\\u0062"')
+    >>> unquote(r"' Mary\'s'"), unquote(r'"a\u0062"')
     (" Mary's", 'ab')
     """
     text = _ESCAPE.sub(_unescape, literal[1:-1])

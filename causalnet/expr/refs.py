@@ -59,7 +59,7 @@ _LAYERED = ("attn", "mlp", "resid")
 
 @dataclass(frozen=True, slots=True)
 class Component(Operators):
-    """Components by name: ``embed``, ``attn[5]``, ``attn[3:7]``, ``attn[9].head[6,9]``, ``norm``, …
+    """Components by name: ``embed``, ``attn[5]``, ``attn[3:7]``, ``attn[9].head[6,9]``, ``norm``.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ class Located(Operators):
 
     Examples
     --------
-    >>> from causalnet.expr.positions import last, pos
+    >>> from causalnet.expr import attn, last, mlp, pos
     >>> print(attn[5] @ last, (attn[5] | mlp[5]) @ pos[3:6])
     attn[5]@last (attn[5] | mlp[5])@3:6
     """
@@ -233,7 +233,11 @@ class Located(Operators):
     depth: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depth", deeper(_plain(self.of, f"a reference that already ends in {self.position}")))
+        for part in self.of.parts if isinstance(self.of, Union) else (self.of,):
+            if isinstance(part, Located):
+                what = f"{part} already has a position, so {self.position} cannot follow"
+                raise ExpressionError(explain(what, mend="write one position, after the whole set"))
+        object.__setattr__(self, "depth", deeper(_plain(self.of, "'@'")))
 
     def __str__(self) -> str:
         bare = isinstance(self.of, Component | Descendants | Ancestors | Between)
@@ -362,9 +366,8 @@ def _plain(ref: Any, where: str) -> Any:
         refuse_bare(ref)
     if not isinstance(ref, REFS):
         raise ExpressionError(f"{where} takes references such as attn[5], not {ref}")
-    located = next((part for part in (ref.parts if isinstance(ref, Union) else (ref,)) if isinstance(part, Located)), None)
-    if located is not None:
-        raise ExpressionError(
-            explain(f"{where} takes no position, but has {located.position}", mend="write positions after the whole set")
-        )
+    for part in ref.parts if isinstance(ref, Union) else (ref,):
+        if isinstance(part, Located):
+            what = f"{where} takes no position, but has {part.position}"
+            raise ExpressionError(explain(what, mend="write positions after the whole set"))
     return ref

@@ -1,5 +1,6 @@
 """Worlds: sets of primitive writes, the form in which interventions are run."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -77,7 +78,7 @@ class World:
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.writes, key=lambda write: write[0].sort_key))
-        for (site, _), (other, _) in zip(ordered, ordered[1:], strict=False):
+        for (site, _), (other, _) in itertools.pairwise(ordered):
             if site == other:
                 raise ExpressionError(f"a world writes {site} twice")
         nested = [value.world.depth for _, value in ordered if isinstance(value, InWorld)]

@@ -64,7 +64,7 @@ def slots_of(nodes: Sequence[Node], blocks: Sequence[Block]) -> list[Slot]:
         stages = barriers.get(position, [])
         nearest = bisect_left(stages, write)
         until = stages[nearest] if write >= 0 and nearest < len(stages) else FAR
-        slots.append(Slot(read, write, until, position, _window(node, blocks)))
+        slots.append(Slot(read, write, until, position, 1 if node.position is None else _window(node, blocks)))
     return slots
 
 

@@ -12,9 +12,9 @@ nodes, never the number of edges.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 __all__ = ["FAR", "Side", "Slot", "Structure"]
@@ -44,8 +44,13 @@ class Side:
         The nodes of every class on the other side.
     ranges
         The runs ``[low, high)`` of other classes that a class is joined to.
+    scope
+        For every class (place, a, b): whatever it is joined to, a class of the same place with no larger
+        a and b is joined to as well.
     extra, missing
         The exceptions, by node of this side.
+    backwards
+        Whether later classes have the wider scopes.
     """
 
     def __init__(
@@ -53,10 +58,14 @@ class Side:
         home: list[int],
         members: list[list[int]],
         ranges: Callable[[int], list[tuple[int, int]]],
+        scope: list[tuple[int, int, int]],
         extra: dict[int, set[int]],
         missing: dict[int, set[int]],
+        *,
+        backwards: bool = False,
     ) -> None:
-        self.home, self.members, self.ranges, self.extra, self.missing = home, members, ranges, extra, missing
+        self.home, self.members, self.ranges, self.scope = home, members, ranges, scope
+        self.extra, self.missing, self.backwards = extra, missing, backwards
         self.total = [0, *accumulate(len(nodes) for nodes in members)]
 
     def neighbours(self, node: int) -> list[int]:
@@ -81,14 +90,15 @@ class Side:
 class Wave:
     """A sweep along one side that meets every node once.
 
-    Classes that were met are skipped by jump pointers, so that a whole sweep costs about the number of
-    nodes.
+    Classes that were met are skipped by jump pointers, and a class whose scope lies inside that of one
+    that was swept is not looked at, so that a whole sweep costs about the number of nodes.
     """
 
     def __init__(self, side: Side) -> None:
         self.side = side
         self.seen = bytearray(len(side.home))
         self._swept: set[int] = set()
+        self._scopes: dict[int, list[tuple[int, int]]] = {}
         self._next = list(range(len(side.members) + 1))
 
     def _pending(self, index: int) -> int:
@@ -107,6 +117,11 @@ class Wave:
         key = side.home[node]
         if key < 0 or key in self._swept:
             return found
+        place, a, b = side.scope[key]
+        scopes = self._scopes.setdefault(place, [])
+        if any(first <= a and second <= b for first, second in scopes):
+            self._swept.add(key)
+            return found
         missing = side.missing.get(node)
         for low, high in side.ranges(key):
             index = self._pending(low)
@@ -122,6 +137,9 @@ class Wave:
                 index = self._pending(index + 1)
         if not missing:
             self._swept.add(key)
+            scopes.append((a, b))
+        if side.backwards:
+            found.reverse()
         return found
 
     def flood(self, starts: Iterable[int]) -> list[int]:
@@ -129,8 +147,8 @@ class Wave:
         found: list[int] = []
         todo = list(starts)
         home, extra, swept = self.side.home, self.side.extra, self._swept
-        while todo:
-            node = todo.pop()
+        # First in, first out: what was met first has the widest scope, as a rule.
+        for node in todo:
             # Most nodes lie in a class that was swept already: do not pay a call to learn that.
             if node not in extra and (home[node] < 0 or home[node] in swept):
                 continue
@@ -152,12 +170,12 @@ def _classes(keys: Sequence[tuple[int, ...] | None]) -> tuple[list[int], list[li
     return home, members, order
 
 
-def _runs(order: Sequence[tuple[int, ...]], width: int) -> dict[tuple[int, ...], tuple[int, int]]:
-    """Find where each group of classes (the first ``width`` entries of a key) starts and ends."""
-    runs: dict[tuple[int, ...], tuple[int, int]] = {}
-    for index, key in enumerate(order):
-        runs[key[:width]] = (runs.get(key[:width], (index, 0))[0], index + 1)
-    return runs
+def _groups(keys: Sequence[tuple[int, ...]]) -> list[tuple[int, int, int, int]]:
+    """List the groups of classes that differ in position only: their two numbers, and where they start and end."""
+    runs: dict[tuple[int, int], tuple[int, int]] = {}
+    for index, (first, second, _) in enumerate(keys):
+        runs[first, second] = (runs.get((first, second), (index, 0))[0], index + 1)
+    return [(*pair, *run) for pair, run in runs.items()]
 
 
 class Structure:
@@ -185,40 +203,50 @@ class Structure:
             for source, target in pairs:
                 exceptions[out].setdefault(source, set()).add(target)
                 exceptions[back].setdefault(target, set()).add(source)
-        # Readers are grouped by (position, window), writers by position; inside a group both are sorted by
-        # stage, so that what one class is joined to is one run of the other's classes.
-        reads, readers, read_keys = _classes([(s.position, s.window, s.read) if s.read >= 0 else None for s in slots])
+        # Classes are sorted by stage and window, then by position: those that differ in position only stand
+        # side by side, so what one class is joined to is at most one run in each of their groups.
+        reads, readers, read_keys = _classes([(s.read, s.window, s.position) if s.read >= 0 else None for s in slots])
         writes, writers, write_keys = _classes(
-            [(s.position, s.write, s.until) if s.write >= 0 else None for s in slots]
+            [(s.write, s.until, s.position) if s.write >= 0 else None for s in slots]
         )
-        read_runs, write_runs = _runs(read_keys, 2), _runs(write_keys, 1)
-        read_stage = [key[2] for key in read_keys]
-        write_stage, until_stage = [key[1] for key in write_keys], [key[2] for key in write_keys]
+        read_groups, write_groups = _groups(read_keys), _groups(write_keys)
+        read_places, write_places = [key[2] for key in read_keys], [key[2] for key in write_keys]
 
         def children(index: int) -> list[tuple[int, int]]:
-            position, write, until = write_keys[index]
+            write, until, place = write_keys[index]
+            start = bisect_left(read_groups, (write,))
             found = []
-            for (at, window), (low, high) in read_runs.items():
-                if 0 <= at - position < window:
-                    first, last = bisect_left(read_stage, write, low, high), bisect_right(read_stage, until, low, high)
-                    if first < last:
-                        found.append((first, last))
+            for read, window, low, high in islice(read_groups, start, None):
+                if read > until:
+                    break
+                first = bisect_left(read_places, place, low, high)
+                last = bisect_left(read_places, place + window, low, high)
+                if first < last:
+                    found.append((first, last))
             return found
 
         def parents(index: int) -> list[tuple[int, int]]:
-            position, window, read = read_keys[index]
+            read, window, place = read_keys[index]
             found = []
-            for (at,), (low, high) in write_runs.items():
-                if 0 <= position - at < window:
-                    # `until` grows with `write` at one position, so both bounds can be bisected.
-                    first = bisect_left(until_stage, read, low, high)
-                    last = bisect_right(write_stage, read, low, high)
+            for write, until, low, high in write_groups:
+                if write > read:
+                    break
+                if until >= read:
+                    first = bisect_right(write_places, place - window, low, high)
+                    last = bisect_right(write_places, place, low, high)
                     if first < last:
                         found.append((first, last))
             return found
 
-        self.down = Side(writes, readers, children, exceptions[0], exceptions[2])
-        self.up = Side(reads, writers, parents, exceptions[1], exceptions[3])
+        down_scope = [(place, write, -until) for write, until, place in write_keys]
+        # A reader sees all that an earlier one sees only where nothing stops to be readable in between.
+        barred = any(until < FAR for _, until, _ in write_keys)
+        up_scope = [
+            (-1 - index, 0, 0) if barred else (place, -window, -read)
+            for index, (read, window, place) in enumerate(read_keys)
+        ]
+        self.down = Side(writes, readers, children, down_scope, exceptions[0], exceptions[2])
+        self.up = Side(reads, writers, parents, up_scope, exceptions[1], exceptions[3], backwards=True)
 
     def implied(self, source: int, target: int) -> bool:
         """Whether the slots alone imply the edge."""
@@ -253,18 +281,18 @@ class Structure:
         """
         known, goal, start = set(given), set(second), list(first)
         down, up = Wave(self.down), Wave(self.up)
-        rising, falling = list(start), []
+        rising, falling = deque(start), deque[int]()
         for node in start:
             up.seen[node] = 1
         while rising or falling:
             if rising:
-                node = rising.pop()
+                node = rising.popleft()
                 if node in known:
                     continue
                 rising += up.step(node)
                 falling += down.step(node)
             else:
-                node = falling.pop()
+                node = falling.popleft()
                 if node in known:
                     rising += up.step(node)
                 else:

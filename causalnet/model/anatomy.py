@@ -6,7 +6,7 @@ each reads the stream and which crosses positions is told by changing one thing 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -157,8 +157,8 @@ class _Probe:
         crossing = {path: self.crosses(path, terms) for path in terms}
         mixers = {path: c for path, c in terms.items() if crossing[path]}
         others = {path: c for path, c in terms.items() if not crossing[path]}
-        for group in (mixers, others):
-            self.refuse_chain(group, terms)
+        self.refuse_chain(mixers, mixing=True)
+        self.refuse_chain(others, mixing=False)
         parallel = True
         if mixers and others:
             parallel = not self.reaches(mixers, others)
@@ -173,15 +173,25 @@ class _Probe:
         )
 
     def candidates(self) -> dict[str, torch.Tensor]:
-        """Return outputs that could be terms, one path (the outermost) for all proportional ones."""
-        kept: dict[str, torch.Tensor] = {}
-        for path, value in self.natural.outputs.items():
-            output = self.like(value)
+        """Return outputs that could be terms, one path for all that are proportional.
+
+        Of those it is the outermost module around the one that was done first: ``self_attn`` for its own
+        output projection and for a dropout that comes after it.
+        """
+        groups: list[list[str]] = []
+        for path in self.natural.outputs:  # in the order in which modules were done
+            output = self.like(self.natural.outputs[path])
             if output is None or not bool(output.abs().max() > 0) or not output.isfinite().all():
                 continue
-            if not any(_proportional(output, other, self.tiny) for other in kept.values()):
-                kept[path] = output
-        return kept
+            for group in groups:
+                if _proportional(output, self.like(self.natural.outputs[group[0]]), self.tiny):
+                    group.append(path)
+                    break
+            else:
+                groups.append([path])
+        chosen = [min((path for path in group if f"{group[0]}.".startswith(f"{path}.")), key=len) for group in groups]
+        ordered = [path for path in self.paths if path in chosen]
+        return {path: self.stream_of(self.natural, path) for path in ordered}
 
     def terms(self) -> dict[str, float]:
         """Return the submodules, and factors, whose outputs sum to the layer's change."""
@@ -233,7 +243,7 @@ class _Probe:
                 factors = self.solve([self.x, *(candidates[path] for path in paths)], self.natural.out)
                 if factors is not None:
                     return (
-                        f"it multiplies the residual stream by {factors[0]:.4g} before it adds {' and '.join(paths)}, "
+                        f"it multiplies the residual stream by {factors[0]:.8g} before it adds {' and '.join(paths)}, "
                         "so what earlier layers wrote does not reach the readout as it was written"
                     )
         return f"no submodule outputs sum to the change that it makes to the residual stream ({tried})"
@@ -266,14 +276,15 @@ class _Probe:
             bool(self.moved(self.stream_of(seen, path), self.stream_of(self.natural, path)).any()) for path in effects
         )
 
-    def refuse_chain(self, group: dict[str, float], terms: dict[str, float]) -> None:
+    def refuse_chain(self, group: dict[str, float], *, mixing: bool) -> None:
         """Refuse several terms of one kind that read each other: they would be one node with two reads."""
         for path in group:
             rest = {other: c for other, c in group.items() if other != path}
             if rest and self.reaches({path: 1.0}, rest):
+                mix = " and all mix positions" if mixing else ""
                 raise self.refusal(
-                    f"{', '.join(group)} add to the residual stream one after the other; a layer is expressed as one "
-                    "token mixer and one MLP"
+                    f"{', '.join(group)} add to the residual stream one after the other{mix}; a layer is expressed as "
+                    "one token mixer followed by one MLP that mixes no positions"
                 )
 
     def refuse_leaks(self, mixers: dict[str, float]) -> None:
@@ -295,9 +306,12 @@ class _Probe:
         for path, factor in after.items():
             read = read + factor * self.stream_of(self.natural, path)
         reader = self.reader(terms, after, others, read)
-        module = self.module_of(terms, reader, read)
+        module = self.module_of(terms, reader)
         window = self.window(terms, reader) if crosses else None
-        found = Found(tuple(terms), tuple(terms.values()), module, "" if reader == module else reader, crosses, window)
+        # The last one called comes first: only then is the whole contribution known.
+        order = [path for path in reversed(self.natural.outputs) if path in terms]
+        scales = tuple(terms[path] for path in order)
+        found = Found(tuple(order), scales, module, "" if reader == module else reader, crosses, window)
         if not crosses or len(terms) > 1 or not module:
             return found
         return self.with_heads(found)
@@ -313,8 +327,8 @@ class _Probe:
         else:
             real = self.run(self.x + self.noise, outputs=self.hold(others))
         tried = []
-        for path, value in self.natural.inputs.items():
-            if not self.same(self.like(value), read):
+        for path in self.paths:  # outer modules first
+            if path not in self.natural.inputs or not self.same(self.like(self.natural.inputs[path]), read):
                 continue
             tried.append(path)
             seen = self.run(inputs={path: self.shifted(self.noise)}, outputs=self.hold({**after, **others}))
@@ -328,23 +342,32 @@ class _Probe:
             "not account for it"
         )
 
-    def module_of(self, terms: dict[str, float], reader: str, read: torch.Tensor) -> str:
-        """Find the module that computes a mechanism: it is given what the reader returns."""
-        given = read if not reader else self.like(self.natural.outputs.get(reader))
-        for term in terms:
-            for path in self.chain(term):
-                own = self.like(self.natural.inputs.get(path))
-                if path == reader or (given is not None and _proportional(own, given, self.tiny)):
-                    return path
+    def module_of(self, terms: dict[str, float], reader: str) -> str:
+        """Find the module that computes a mechanism: it reads the stream, or is given what the reader returns."""
+        given = self.like(self.natural.outputs.get(reader))
+        for path in (path for term in terms for path in self.chain(term)):
+            own = self.like(self.natural.inputs.get(path))
+            if path == reader or (own is not None and given is not None and self.same(own, given)):
+                return path
         return ""
 
     def chain(self, term: str) -> Iterator[str]:
-        """Yield the modules that may compute a term: those around it, then what feeds it and those around that."""
-        yield from self.around(term)
-        fed = self.natural.inputs.get(term)
+        """Yield the modules that may compute a term: those around it, or around what feeds it if it is a norm."""
+        if not self.is_norm(term):
+            yield from self.around(term)
+            return
+        fed = self.natural.inputs[term]
         for path, value in self.natural.outputs.items():
-            if fed is not None and value.shape == fed.shape and self.same(value, fed):
+            if value.shape == fed.shape and self.same(value, fed):
                 yield from self.around(path)
+
+    def is_norm(self, path: str) -> bool:
+        """Whether a module has no matrices and returns the same for twice its input."""
+        if path not in self.natural.inputs or any(p.dim() > 1 for p in self.paths[path].parameters()):
+            return False
+        doubled = self.run(inputs={path: lambda value: 2 * value}).outputs.get(path)
+        natural = self.natural.outputs[path]
+        return doubled is not None and bool((doubled - natural).abs().max() <= 1e-2 * natural.abs().max())
 
     def around(self, path: str) -> Iterator[str]:
         steps = path.split(".")
@@ -358,26 +381,26 @@ class _Probe:
         seen = self.run(inputs={reader: self.shifted(first)})
         reached = 0
         for term in terms:
-            moved = self.moved(self.stream_of(seen, term), self.stream_of(self.natural, term)).any(0)
+            # Exactly: what decays over positions becomes small, what is masked stays as it is.
+            moved = (self.stream_of(seen, term) != self.stream_of(self.natural, term)).any(-1).any(0)
             reached = max(reached, 1 + int(moved.nonzero().max()) if moved.any() else 0)
         return None if reached >= length else reached
 
     def with_heads(self, found: Found) -> Found:
         """Find the output projection and measure how many heads it joins."""
-        raw = self.natural.outputs.get(found.module)
-        if raw is None:
-            return found
+        source = self.stream_of(self.natural, found.sources[0])
+        raw = self.like(self.natural.outputs.get(found.module))
         for path, module in reversed(self.paths.items()):
             if not path.startswith(f"{found.module}.") or path not in self.natural.outputs:
                 continue
             weight = getattr(module, "weight", None)
-            output, fed = self.natural.outputs[path], self.natural.inputs.get(path)
-            linear = isinstance(weight, torch.Tensor) and weight.dim() == 2 and fed is not None
-            if not linear or not _proportional(self.like(output), self.like(raw), self.tiny):
+            output, fed = self.like(self.natural.outputs[path]), self.natural.inputs.get(path)
+            if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or fed is None:
                 continue
-            heads = self.count_heads(found.module, path)
-            sums = _proportional(self.like(output), self.stream_of(self.natural, found.sources[0]), self.tiny)
-            return Found(**{**vars(found), "out": path, "heads": heads, "heads_sum": sums})
+            sums = _proportional(output, source, self.tiny)
+            if sums or _proportional(output, raw, self.tiny):
+                heads = self.count_heads(found.module, path)
+                return replace(found, out=path, heads=heads, heads_sum=sums)
         return found
 
     def count_heads(self, mixer: str, out: str) -> int | None:
@@ -398,7 +421,7 @@ class _Probe:
                 size = natural.abs().mean()
                 changed = ((fed - natural).abs() > self.tiny * size).reshape(-1, width).any(0)
                 smallest = min(smallest, _block(changed, width))
-        return width // smallest if smallest < width or width == smallest else None
+        return width // smallest if smallest < width else None
 
     def refusal(self, why: str) -> UnsupportedModelError:
         return UnsupportedModelError(f"{self.where} ({type(self.call.module).__name__}): {why}")
@@ -419,7 +442,8 @@ def _keep(seen: Seen, calls: dict[str, int], path: str) -> Callable[[tuple, dict
 
 
 def _constant(value: torch.Tensor) -> Change:
-    return lambda now: value.reshape(now.shape)
+    # Cloned, for some layers add to an output in place (Falcon).
+    return lambda now: value.reshape(now.shape).clone()
 
 
 def _poke(spot: int) -> Change:
@@ -435,9 +459,12 @@ def _poke(spot: int) -> Change:
 
 
 def _block(changed: torch.Tensor, width: int) -> int:
-    """Return the size of the aligned block that holds exactly the changed coordinates, else the whole width."""
+    """Return the size of the aligned block that holds exactly the changed coordinates, else the whole width.
+
+    A single coordinate tells nothing: a change of one value moves the same coordinate of what it is mixed into.
+    """
     where = changed.nonzero()[:, 0]
-    if not len(where):
+    if len(where) < 2:
         return width
     low, high = int(where.min()), int(where.max()) + 1
     size = high - low

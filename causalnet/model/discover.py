@@ -6,7 +6,8 @@ the module between the last of them and the unembedding; each kind of layer is t
 can be printed to be kept.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,18 +15,20 @@ import torch
 from torch import nn
 
 from causalnet.errors import UnsupportedModelError
-from causalnet.model.anatomy import Anatomy, Call, Found, dissect
+from causalnet.model.anatomy import Call, Found, dissect
 from causalnet.model.probe import hidden_of, hooked
 from causalnet.model.readout import read_norm
-from causalnet.model.record import Family, Part, Window
+from causalnet.model.record import Family, Part, Window, default_window, field_of, text_config
 from causalnet.model.shrink import layer_signatures, small_copy
 
-__all__ = ["discover", "text_config"]
+__all__ = ["discover"]
 
 _SMALL = 3_000_000
 """Up to this many parameters a model is probed itself, beyond it a small random copy."""
 
 _LENGTH = 12
+
+_FACTOR = re.compile("mult|scal|factor|resid|alpha|beta")
 
 
 def discover(hf: nn.Module) -> Family:
@@ -54,16 +57,12 @@ def discover(hf: nn.Module) -> Family:
     return _discover(_copy_of(hf))
 
 
-def text_config(hf: nn.Module) -> Any:
-    """Return the config of the text model, which may be inside a larger one."""
-    config: Any = hf.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
 def _copy_of(hf: nn.Module) -> nn.Module:
     """Build a small copy in float64, or in float32 where the code does not run in float64."""
     ids = torch.zeros(1, 2, dtype=torch.long)
     small = small_copy(type(hf), hf.config, dtype=torch.float64)
+    if hasattr(small, "set_experts_implementation"):
+        small.set_experts_implementation("eager")  # the grouped kernels have no float64
     try:
         with torch.no_grad():
             small(ids, use_cache=False)
@@ -86,24 +85,30 @@ def _discover(hf: nn.Module) -> Family:
     vocab = head.weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (2, _LENGTH), generator=generator).to(head.weight.device)
-    seen = _Run.of(hf, ids)
+    try:
+        seen = _Run.of(hf, ids)
+    except Exception as error:  # whatever a stranger's forward raises
+        raise UnsupportedModelError(
+            f"{type(hf).__name__} does not run on token ids alone ({type(error).__name__}: {str(error)[:120]}); a causal "
+            "language model is expected"
+        ) from error
     stack = _stack(hf, seen)
     norm = _final_norm(hf, seen, stack, head)
     scale, softcap = _readout(hf, seen, stack, norm, head)
-    kinds = layer_signatures(hf.get_submodule(stack.path), text_config(hf))  # type: ignore[arg-type]
+    kinds = layer_signatures(hf.get_submodule(stack.path), text_config(hf.config))  # type: ignore[arg-type]
     first = {kind: kinds.index(kind) for kind in kinds}
     anatomies = {kind: dissect(stack.calls[at], f"layer {at}") for kind, at in first.items()}
     layers = [anatomies[kind] for kind in kinds]
-    cached = _cached(hf, stack, ids)
+    cached = _cached(hf, stack, ids, seen.logits)
     parallels = {anatomy.parallel for anatomy in layers if anatomy.attn and anatomy.mlp}
     if len(parallels) > 1:
         raise UnsupportedModelError("some layers are parallel and some sequential; one record says one of them")
     return Family(
-        (text_config(hf).model_type,),
+        (text_config(hf.config).model_type,),
         layers=stack.path,
         norm=norm,
-        attn=_parts(hf, stack, [(layer.attn, index in cached) for index, layer in enumerate(layers)]),
-        mlp=_parts(hf, stack, [(layer.mlp, False) for layer in layers]),
+        attn=_parts(hf, stack, [layer.attn for layer in layers], cached),
+        mlp=_parts(hf, stack, [layer.mlp for layer in layers], (set(), set())),
         parallel=parallels.pop() if parallels else False,
         logit_scale=scale,
         softcap=softcap,
@@ -229,8 +234,7 @@ def _readout(
     with torch.no_grad():
         plain = head(module(stack.leaves)).double()
     logits = seen.logits.double()
-    config = text_config(hf)
-    fields = {name: value for name, value in config.to_dict().items() if _is_number(value)}
+    fields = _numbers(text_config(hf.config))
     if (factor := _factor(logits, plain)) is not None:
         return _named(factor, fields), ""
     for name, cap in fields.items():
@@ -242,8 +246,11 @@ def _readout(
     raise UnsupportedModelError(f"{type(hf).__name__}: {rest}, with or without a soft-cap that the config names")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _numbers(config: Any) -> dict[str, Any]:
+    """Return the fields of a config that are numbers."""
+    items = config.to_dict().items()
+    found = {name: v for name, v in items if isinstance(v, int | float) and not isinstance(v, bool)}
+    return found
 
 
 def _factor(one: torch.Tensor, other: torch.Tensor) -> float | None:
@@ -260,58 +267,140 @@ def _named(factor: float, fields: dict[str, Any]) -> float | str:
     """Return a factor as the config field that it is, or is one over; as a number where there is none."""
     if abs(factor - 1.0) < 1e-6:
         return 1.0
-    for name, value in fields.items():
-        if abs(value - factor) <= 1e-6 * abs(factor) and value != 1:
+    likely = {name: value for name, value in fields.items() if _FACTOR.search(name) and value not in (0, 1)}
+    for name, value in likely.items():
+        if abs(value - factor) <= 1e-6 * abs(factor):
             return name
-    for name, value in fields.items():
-        if value not in (0, 1) and abs(1.0 / value - factor) <= 1e-6 * abs(factor):
+    for name, value in likely.items():
+        if abs(1.0 / value - factor) <= 1e-6 * abs(factor):
             return f"/{name}"
     return float(f"{factor:.7g}")
 
 
-def _cached(hf: nn.Module, stack: _Stack, ids: torch.Tensor) -> set[int]:
-    """Return the layers whose mixer hands keys and values to a cache; all, where the model takes none."""
+def _cached(hf: nn.Module, stack: _Stack, ids: torch.Tensor, logits: torch.Tensor) -> tuple[set[int], set[int]]:
+    """Return the layers that hand keys and values to a cache, and those of them that need nothing else of the past."""
     from transformers import DynamicCache
 
-    found: set[int] = set()
+    found: dict[int, int] = {}
     now = [-1]
     cache: Any = DynamicCache(config=hf.config)  # type: ignore[arg-type]
     update = cache.update
 
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        found.add(now[0])
-        return update(*args, **kwargs)
+    def spy(keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any, **kwargs: Any) -> Any:
+        found[now[0]] = layer
+        return update(keys, values, layer, *args, **kwargs)
 
     cache.update = spy
+    half = ids.shape[1] // 2
     with hooked() as hooks, torch.no_grad():
         for index, call in enumerate(stack.calls):
             hooks.on_call(call.module, lambda _args, _kwargs, index=index: now.__setitem__(0, index))
         try:
-            hf(ids, past_key_values=cache, use_cache=True)
-        except (TypeError, ValueError, AttributeError):
-            return set(range(len(stack.calls)))
-    return found
+            hf(ids[:, :half], past_key_values=cache, use_cache=True)
+            rest = hf(ids[:, half:], past_key_values=cache, use_cache=True).logits
+        except Exception:  # a cache that the model cannot use is none
+            return set(found), set()
+    if found and not torch.allclose(rest, logits[:, half:], rtol=0.0, atol=1e-4 * float(logits.abs().max())):
+        return set(found), set()
+    return set(found), {index for index, layer in found.items() if _only_keys(cache.layers[layer])}
 
 
-def _parts(hf: nn.Module, stack: _Stack, found: Iterable[tuple[Found | None, bool]]) -> tuple[Part, ...]:
+def _only_keys(layer: Any) -> bool:
+    """Whether a layer of a cache holds keys and values, and no other state."""
+    held = {name for name, value in vars(layer).items() if isinstance(value, torch.Tensor) and value.dim() > 1}
+    more = any(value for value in vars(layer).values() if isinstance(value, dict | list))
+    return held == {"keys", "values"} and not more
+
+
+def _parts(
+    hf: nn.Module, stack: _Stack, found: Sequence[Found | None], cached: tuple[set[int], set[int]]
+) -> tuple[Part, ...]:
     """Turn what was found in every layer into the few parts that a record names."""
-    config = text_config(hf)
-    rows = [(index, part, cached) for index, (part, cached) in enumerate(found) if part is not None]
-    shapes: dict[Part, list[tuple[int, Found]]] = {}
-    for index, part, cached in rows:
-        mixer = "attention" if cached or not part.crosses else "convolution" if part.window else "recurrent"
+    config = text_config(hf.config)
+    shapes: dict[Part, dict[int, Found]] = {}
+    for index, part in enumerate(found):
+        if part is None:
+            continue
+        keyed, pure = (index in layers for layers in cached)
+        keyed = not part.crosses or (keyed and len(part.sources) == 1)
+        mixer = "attention" if keyed else "convolution" if part.window else "recurrent"
+        own = "" if part.crosses else Part().heads
+        first, *more = part.sources
+        scales = [_named(scale, _numbers(config)) for scale in part.scales]
         shape = Part(
             module=part.module,
-            source="" if part.sources[0] == part.module else part.sources[0],
-            also=part.sources[1:],
+            source="" if first == part.module else first,
+            also=tuple(zip(more, scales[1:], strict=True)),
             norm=part.reader,
             out=part.out[len(part.module) + 1 :],
-            heads=_heads_field(config, part.heads, index) if mixer == "attention" else "",
-            scale=_scale(config, part),
+            heads=_heads_field(config, part.heads, index) if mixer == "attention" and part.crosses else own,
+            scale=scales[0],
             mixer=mixer,
+            cached=pure or not part.crosses,
         )
-        shapes.setdefault(shape, []).append((index, part))
-    parts = []
-    for shape, members in shapes.items():
-        parts.append(replace(shape, window=_window(config, {index: part.window for index, part in members})))
-    return tuple(_told_apart(stack, parts, list(shapes.values())))
+        shapes.setdefault(shape, {})[index] = part
+    for shape in [shape for shape in shapes if shape.cached and replace(shape, cached=False) in shapes]:
+        shapes[replace(shape, cached=False)].update(shapes.pop(shape))
+    parts = [replace(shape, window=_window(config, members)) for shape, members in shapes.items()]
+    return tuple(_told_apart(stack, part, set(members)) for part, members in zip(parts, shapes.values(), strict=True))
+
+
+def _heads_field(config: Any, heads: int | None, layer: int) -> str:
+    """Return the config field that says how many heads there are; empty where none agrees with the measurement."""
+    names = [name for name in config.to_dict() if "head" in name and "dim" not in name and "size" not in name]
+    for name in ("num_attention_heads", *names):
+        if heads is not None and field_of(config, name, layer) == heads:
+            return name
+    return ""
+
+
+def _window(config: Any, members: dict[int, Found]) -> Window | None:
+    """Say which config fields tell the windows that were measured."""
+    crossing = {index: part.window for index, part in members.items() if part.crosses}
+    told = {index: default_window(config, index) for index in crossing}
+    if not any(crossing.values()) and any(told.values()):
+        return Window("")
+    if all(measured == (None if told[i] is None or told[i] >= _LENGTH else told[i]) for i, measured in crossing.items()):
+        return None
+    sizes = {size for size in crossing.values() if size is not None}
+    fields = [name for name, value in _numbers(config).items() if {value} == sizes]
+    fields.sort(key=lambda name: not re.search("window|local|conv|kernel|chunk", name))
+    lists = {
+        name: value
+        for name, value in config.to_dict().items()
+        if isinstance(value, list) and all(isinstance(kind, str | int) for kind in value)
+    }
+    for field in fields:
+        if None not in crossing.values():
+            return Window(field)
+        for name, value in lists.items():
+            if len(value) <= max(crossing):
+                continue
+            kinds = {str(value[index]) for index, size in crossing.items() if size}
+            if len(kinds) == 1 and not kinds & {str(value[index]) for index, size in crossing.items() if not size}:
+                return Window(field, name, kinds.pop())
+    raise UnsupportedModelError(
+        f"{config.model_type}: mixers see {sorted(sizes)} positions in a small copy, and no field of the config says so"
+    )
+
+
+def _told_apart(stack: _Stack, part: Part, members: set[int]) -> Part:
+    """Name the classes of a part's module where its paths exist in layers that it does not describe."""
+    paths = [path for path in (part.module, part.source, part.norm, *(path for path, _scale in part.also)) if path]
+    has = {
+        index
+        for index, call in enumerate(stack.calls)
+        if set(paths) <= {path for path, _module in call.module.named_modules()}
+    }
+    if has == members:
+        return part
+    named = part.module or part.source
+    for path in (named, ""):
+        classes = {index: type(stack.calls[index].module.get_submodule(path)).__name__ for index in has}
+        inside = {classes[index] for index in members}
+        if not inside & {classes[index] for index in has - members}:
+            return replace(part, classes=tuple(sorted(inside)))
+    raise UnsupportedModelError(
+        f"layers {sorted(members)[:4]} and {sorted(has - members)[:4]} are built alike ({named}) and work differently; "
+        "a record tells layers apart by their modules"
+    )

@@ -10,6 +10,7 @@ from torch import nn
 
 from causalnet.graph import CausalGraph, Node
 from causalnet.model.readout import Readout
+from causalnet.model.record import text_config
 
 __all__ = ["Layer", "Mechanism", "Mechanisms"]
 
@@ -33,6 +34,23 @@ class Mechanism:
         Whether that norm also feeds the other mechanism of the layer.
     out
         Output projection whose input [..., heads · head_dim] is the concatenation of the heads.
+    heads
+        Number of heads; None where they cannot be told apart.
+    heads_sum
+        Whether the contribution is the sum of the heads' and a bias; False where a norm comes after
+        them.
+    scale
+        Contribution divided by the output of ``source``.
+    adds_residual
+        Whether the output of ``source`` already includes the residual stream.
+    mixer
+        For ``attn[l]``: ``attention``, ``convolution`` or ``recurrent``; empty for ``mlp[l]``.
+    cached
+        Whether keys and values are all that it needs of earlier positions; where not, it is computed
+        over the whole prefix.
+    also
+        Further modules whose outputs, each times its factor, belong to the contribution.  They are
+        called before ``source``.
     """
 
     node: Node
@@ -45,6 +63,19 @@ class Mechanism:
     scale: float = 1.0
     adds_residual: bool = False
     mixer: str = "attention"
+    heads_sum: bool = True
+    cached: bool = True
+    also: tuple[tuple[nn.Module, float], ...] = ()
+
+    @property
+    def reader(self) -> nn.Module | None:
+        """The module whose input is the residual stream that the mechanism reads."""
+        return self.norm if self.norm is not None else self.module
+
+    @property
+    def takes_residual(self) -> bool:
+        """Whether ``module`` is given the residual stream to add (BLOOM), ``source`` lying inside it."""
+        return self.module is not None and self.source is not self.module and _inside(self.source, self.module)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +120,7 @@ class Mechanisms:
     @property
     def config(self) -> Any:
         """The model's text config."""
-        config = self.hf.config
-        return config.get_text_config() if hasattr(config, "get_text_config") else config
+        return text_config(self.hf.config)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -101,6 +131,11 @@ class Mechanisms:
     def device(self) -> torch.device:
         """Device on which token ids enter."""
         return self.hf.get_input_embeddings().weight.device  # type: ignore[operator, union-attr, return-value]
+
+    @property
+    def vocab(self) -> int:
+        """Number of token ids that the model takes."""
+        return self.hf.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr, index, return-value]
 
     @property
     def width(self) -> int:
@@ -122,3 +157,7 @@ class Mechanisms:
         part = layer.mlp if node.kind == "mlp" else layer.attn
         assert part is not None, f"{node} is in the graph, so its layer computes it"
         return part
+
+
+def _inside(one: nn.Module, other: nn.Module) -> bool:
+    return any(one is module for module in other.modules())

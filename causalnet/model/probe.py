@@ -40,11 +40,11 @@ class Hooks:
         """Call ``change`` with the module's (first) output; what it returns, if not None, replaces it."""
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            first = output[0] if isinstance(output, tuple) else output
+            first = output[0] if isinstance(output, tuple | list) else output
             changed = change(first)
             if changed is None:
                 return None
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+            return type(output)((changed, *output[1:])) if isinstance(output, tuple | list) else changed
 
         self._handles.append(module.register_forward_hook(hook))
 

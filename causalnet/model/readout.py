@@ -142,7 +142,7 @@ def read_norm(module: nn.Module, width: int, *, dtype: torch.dtype, device: torc
     with torch.no_grad():
         bias = module(torch.zeros(1, width, dtype=dtype, device=device))[0]
         first, second = module(samples)
-    eps = next((float(getattr(module, name)) for name in _EPS if getattr(module, name, None) is not None), 0.0)
+    eps = _eps_of(module, samples, bias)
     wide = torch.promote_types(dtype, torch.float32)
     best: tuple[float, FinalNorm] | None = None
     for centred in (False, True):
@@ -161,6 +161,21 @@ def read_norm(module: nn.Module, width: int, *, dtype: torch.dtype, device: torc
             f"relative misfit of {best[0]:.1e}; direct effects need a readout that is linear for a fixed scale"
         )
     return best[1]
+
+
+def _eps_of(module: nn.Module, samples: torch.Tensor, bias: torch.Tensor) -> float:
+    """Return the eps that the module names; where it names none, measure it on vectors as small as sqrt(eps)."""
+    named = next((float(getattr(module, name)) for name in _EPS if getattr(module, name, None) is not None), None)
+    if named is not None:
+        return named
+    wide = torch.promote_types(samples.dtype, torch.float32)
+    with torch.no_grad():
+        large, small = ((module(samples * size) - bias).to(wide) for size in (1.0, 1e-3))
+    # |out(z)|² is |z|²/(|z|² + eps) times a constant; the mean is taken off first, or was zero to begin with.
+    powers = (samples - samples.mean(-1, keepdim=True)).to(wide).square().mean()
+    ratio = float(large.square().mean() / small.square().mean().clamp_min(1e-30))
+    eps = max(ratio - 1.0, 0.0) * float(powers) * 1e-6
+    return float(f"{eps:.1g}") if eps > 1e-9 else 0.0
 
 
 def _stored_gain(module: nn.Module, probed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

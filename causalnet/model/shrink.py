@@ -35,7 +35,7 @@ _WIDTH = re.compile(
 )
 _VOCAB = re.compile(r"(?!type_|segment_)(\w+_)?vocab_size(_\w+)?")
 _EXPERTS = re.compile(r"num_experts|n_routed_experts|num_local_experts|moe_num_experts|zero_expert_num|num_experts_\w+")
-_CHOSEN = re.compile(r"(\w+_)?(num_experts_per_tok\w*|top_?k|top_k_experts|moe_k|moe_top_k|experts_per_tok\w*)")
+_CHOSEN = re.compile(r"(?!index_)(\w+_)?(num_experts_per_tok\w*|top_?k|top_k_experts|moe_k|moe_top_k|experts_per_tok\w*)")
 _WINDOW = re.compile(
     r"(\w+_)?(sliding_window|sliding_window_size|window_size|attention_window_size|attention_chunk_size|"
     r"local_attention|local_attention_window_len|chunk_length)"

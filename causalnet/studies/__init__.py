@@ -1,1 +1,1 @@
-""" """
+"""Whole experiments, from a model and prompts to a run folder."""

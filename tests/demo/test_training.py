@@ -5,14 +5,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from causalnet.demo.batches import encode, epoch_batches
 from causalnet.demo.facts import World, build_world
 from causalnet.demo.network import TrainingForward, build_model, draw_keep
+from causalnet.demo.release import release_arm
 from causalnet.demo.tokenizer import build_tokenizer
 from causalnet.demo.train import Recipe, Trainer, recipe_of
 
-TINY = Recipe("dropped", 0.4, steps=8, warmup=2, rows=4, row_width=32, layers=2, width=32, subjects_per_kind=10)
+TINY = Recipe(
+    "dropped",
+    0.4,
+    steps=8,
+    warmup=2,
+    horizon=8,
+    cooldown=2,
+    rows=4,
+    row_width=32,
+    layers=2,
+    width=32,
+    subjects_per_kind=10,
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +108,16 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     other = Trainer(replace(TINY, drop=0.0), tmp_path, compile=False, autocast=False)
     with pytest.raises(ValueError, match="another recipe"):
         other.resume()
+
+
+def test_a_run_is_released_as_a_rounded_checkpoint(tmp_path: Path) -> None:
+    trainer = Trainer(TINY, tmp_path / "run", compile=False, autocast=False)
+    trainer.train(2)
+    right = release_arm(tmp_path / "run", tmp_path / "released")
+    assert len(right) == len(trainer.world.held_out())
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "released", local_files_only=True)
+    for one, two in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        assert two.dtype == torch.float32
+        assert torch.equal(one.to(torch.bfloat16).float(), two)
+    card = (tmp_path / "released" / "README.md").read_text(encoding="utf-8")
+    assert "Attention drop: 0.4." in card

@@ -8,7 +8,8 @@ import pytest
 
 from causalnet import draw
 from causalnet.draw import style
-from causalnet.draw.sweep import as_sweep, interval, line
+from causalnet.draw.sweep import as_sweep, interval
+from causalnet.effects.statistics import regression
 from causalnet.errors import DataError, InputError, UnknownNodeError
 
 
@@ -147,7 +148,8 @@ def test_donor_convergence_ends_at_the_full_mean(data):
     sweep = as_sweep(data)
     place = sweep.place("attn[3]")
     assert effects.lines[0].get_ydata()[-1] == pytest.approx(sweep.te[:, place].mean())
-    assert slope.lines[0].get_ydata()[-1] == pytest.approx(line(sweep.clean[:, place], sweep.ce[:, place])[0])
+    fit = regression(sweep.clean[:, place], sweep.ce[:, place])
+    assert slope.lines[0].get_ydata()[-1] == pytest.approx(float(fit.slope))
 
 
 def test_missing_donors_do_not_count(make_sweep):
@@ -234,3 +236,16 @@ def test_intervals_cover():
     rng = np.random.default_rng(0)
     mean, half = interval(rng.normal(1.0, 2.0, (20, 4000)))
     assert np.mean(np.abs(mean - 1.0) <= half) == pytest.approx(0.95, abs=0.012)
+
+
+def test_huge_slopes_of_early_layers_do_not_flatten_the_others(data, summary):
+    wild = dict(summary, nodes=[dict(row) for row in summary["nodes"]])
+    wild["nodes"][0] |= {"slope": -40.0, "slope_ci": [-75.0, -5.0]}
+    axis = draw.compare({"one": wild, "two": summary})[0]
+    low, high = axis.get_ylim()
+    assert low <= -75  # still shown
+    scale = axis.yaxis.get_transform()
+    low, high, zero, one = scale.transform([low, high, 0.0, 1.0])
+    assert (one - zero) / (high - low) > 0.15
+    assert "logarithmic beyond ±1" in axis.figure.get_supxlabel().replace("\n", " ")
+    assert "logarithmic" not in draw.compare({"one": summary, "two": summary})[0].figure.get_supxlabel()

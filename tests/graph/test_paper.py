@@ -223,6 +223,21 @@ def test_an_edge_against_the_usual_order():
         graph.add_edges(["attn[0] -> mlp[0]"])
 
 
+def test_a_residual_stream_in_a_graph_of_unusual_order():
+    graph = CausalGraph.from_blocks([Block(0), Block(1)])
+    graph = graph.remove_edges(["attn[0] -> mlp[0]"]).add_edges(["mlp[0] -> attn[0]"]).with_resid(1)
+    assert [str(node) for node in graph.nodes][:4] == ["embed", "mlp[0]", "attn[0]", "resid[1]"]
+    assert {str(node) for node in graph.parents("resid[1]")} == {"embed", "mlp[0]", "attn[0]"}
+
+
+def test_an_edge_around_a_residual_stream_is_told_once_when_the_stream_is_no_node():
+    graph = CausalGraph.from_blocks([Block(0), Block(1)])
+    around = graph.with_resid(1).add_edges(["embed -> attn[1]"])
+    assert around.has_edge("embed", "attn[1]")
+    assert around.without_resid() == graph
+    assert around.without_resid().number_of_edges == 21
+
+
 def test_references_stand_for_what_they_are_made_of():
     graph = CausalGraph.from_blocks([Block(0, heads=2), Block(1, heads=2, heads_sum=False)], granularity="head")
     assert [str(node) for node in graph.resolve("attn[0]")] == ["attn[0].head[0]", "attn[0].head[1]", "attn[0].bias"]

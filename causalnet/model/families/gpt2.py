@@ -7,7 +7,7 @@ RECORDS = (
         ("gpt2",),
         layers="transformer.h",
         norm="transformer.ln_f",
-        attn=Part("attn", norm="ln_1", out="c_proj"),
-        mlp=Part("mlp", norm="ln_2"),
+        attn=(Part("attn", norm="ln_1", out="c_proj"),),
+        mlp=(Part("mlp", norm="ln_2"),),
     ),
 )

@@ -1,0 +1,51 @@
+"""Text and Python are one language; printing and parsing are inverse."""
+
+import importlib.util
+import pickle
+import sys
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+
+from causalnet.expr import Query, parse
+
+spec = importlib.util.spec_from_file_location("expr_strategies", Path(__file__).with_name("strategies.py"))
+assert spec is not None
+assert spec.loader is not None
+strategies = sys.modules.setdefault("expr_strategies", importlib.util.module_from_spec(spec))
+spec.loader.exec_module(strategies)
+
+thorough = settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@thorough
+@given(strategies.sentences())
+def test_both_forms_are_equal_and_printing_is_undone_by_parsing(sentence):
+    query = parse(sentence.text)
+    assert query == sentence.query
+    assert hash(query) == hash(sentence.query)
+    canonical = str(query)
+    again = parse(canonical)
+    assert again == query
+    assert str(again) == canonical
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(strategies.sentences())
+def test_every_sentence_can_be_shown_kept_and_expanded(sentence):
+    query = sentence.query
+    assert pickle.loads(pickle.dumps(query)) == query
+    expanded = query.expand()
+    assert expanded.expand() == expanded
+    assert parse(str(expanded)) == expanded
+    latex = query.latex()
+    assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
+    assert "Y" in query.pearl()
+    assert query.explain().startswith("Question: ")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(strategies.sentences(), strategies.sentences())
+def test_equality_is_that_of_the_canonical_text(one, other):
+    assert (one.query == other.query) == (str(one.query) == str(other.query))
+    assert one.query == Query(one.query.terms)
