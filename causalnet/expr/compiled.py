@@ -178,6 +178,9 @@ def compile_queries(
     (3, True)
     """
     names = Names(spans, patches, values, features)
+    if graph.positions:
+        mend = "compile on the graph without positions; sites carry them"
+        raise ExpressionError(explain("the graph is unrolled over positions", mend=mend))
     chosen = list(queries)
     for query in chosen:
         if not isinstance(query, Query):

@@ -1,7 +1,7 @@
 """Precedence: which of several assignments to one place holds.
 
 An explicit reference beats a slice, a slice beats desc/anc/between; then a head beats its layer; then a
-named position beats every position.  A tie is an error.
+named position beats every position.  A tie is an error, unless both say the same hard value.
 """
 
 from collections.abc import Iterable
@@ -85,6 +85,8 @@ def _loser(one: Write, other: Write, notes: list[str]) -> Write | None:
         return weak
     if met is None:
         return None  # whether they meet depends on the prompt; the run refuses it if they do
+    if tied and one.site.position == other.site.position and one.value == other.value and one.value.hard:
+        return other  # the same thing said twice
     if tied:
         what = f"{weak.site} is set twice with equal precedence, by {one.said} and {other.said}"
         mend = "keep one; an explicit node beats a slice, a slice beats desc, anc and between"

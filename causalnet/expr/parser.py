@@ -20,6 +20,8 @@ __all__ = ["locate", "parse", "pointed"]
 MAX_BRACKETS = 2 * MAX_DEPTH
 """How deep brackets may nest in a text."""
 
+_WIDEST = 110
+
 _WORDS: dict[str, tuple[str, ...]] = {
     "_E": ("E[…]",),
     "ESTIMAND": ("TE", "DE", "IE", "CE", "NORM", "NDE", "PDE", "NIE", "PIE", "TDE", "TIE"),
@@ -184,7 +186,9 @@ def _unexpected(text: str, start: int, word: str, expected: Iterable[str]) -> Ex
         what = f"the expression ends where {category} is expected" if category else "the expression ends too early"
     else:
         what = f"'{word}' is not {category}" if category else f"'{word}' is not expected here"
-    message = explain(what, legal=legal, got=word if word.isidentifier() else "", mend=hint(text, start, word, set(names)))
+    message = explain(
+        what, legal=legal, got=word if word.isidentifier() else "", mend=hint(text, start, word, set(names))
+    )
     return ExpressionError(f"{message}{_caret(text, start, start + len(word))}")
 
 
@@ -223,9 +227,9 @@ def _caret(text: str, start: int, end: int) -> str:
     line = text[first : len(text) if stop < 0 else stop]
     column = start - first
     # A long line is cut around the place, or the caret would wrap away from it.
-    cut = max(0, column - 60)
-    shown = ("…" if cut else "") + line[cut : cut + 110] + ("…" if len(line) > cut + 110 else "")
+    cut = max(0, column - 60) if len(line) > _WIDEST else 0
+    shown = ("…" if cut else "") + line[cut : cut + _WIDEST] + ("…" if len(line) > cut + _WIDEST else "")
     offset = column - cut + (1 if cut else 0)
-    width = max(1, min(end - start, len(line) - column, 110 + cut - column))
+    width = max(1, min(end - start, len(line) - column, _WIDEST + cut - column))
     shown = "".join(" " if character in "\t\r\f\v" else character for character in shown)
     return f"\n  {shown}\n  {' ' * offset}^{'~' * (width - 1)}"

@@ -107,7 +107,10 @@ class _Probe:
     # -- running the layer ---------------------------------------------------------------------------
 
     def run(
-        self, hidden: torch.Tensor | None = None, *, outputs: dict[str, Change] | None = None,
+        self,
+        hidden: torch.Tensor | None = None,
+        *,
+        outputs: dict[str, Change] | None = None,
         inputs: dict[str, Change] | None = None,
     ) -> Seen:
         """Call the layer again, with some outputs or inputs of its submodules changed."""

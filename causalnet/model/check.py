@@ -80,8 +80,8 @@ class CheckReport:
             if not row.holds:
                 where = "" if row.layer is None else f" in layer {row.layer}"
                 raise CompileError(
-                    f"{self.model}: the compiled form (by {self.found}) does not reproduce the model: {row.what}{where} "
-                    f"misses by {row.size:.2e} (relative; tolerance {row.tolerance:.0e}); quantised, sharded or "
+                    f"{self.model}: the compiled form (by {self.found}) does not reproduce the model: "
+                    f"{row.what}{where} misses by {row.size:.2e} (relative; tolerance {row.tolerance:.0e}); quantised, sharded or "
                     "patched weights can do this: load the model unpatched in float32"
                 )
 

@@ -6,19 +6,19 @@ the module between the last of them and the unembedding; each kind of layer is t
 can be printed to be kept.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
 from causalnet.errors import UnsupportedModelError
-from causalnet.model.anatomy import Call, Found, dissect
+from causalnet.model.anatomy import Call, dissect
+from causalnet.model.parts import named, numbers, parts_of
 from causalnet.model.probe import hidden_of, hooked
 from causalnet.model.readout import read_norm
-from causalnet.model.record import Family, Part, Window, default_window, field_of, text_config
+from causalnet.model.record import Family, text_config
 from causalnet.model.shrink import layer_signatures, small_copy
 
 __all__ = ["discover"]
@@ -27,8 +27,6 @@ _SMALL = 3_000_000
 """Up to this many parameters a model is probed itself, beyond it a small random copy."""
 
 _LENGTH = 12
-
-_FACTOR = re.compile("mult|scal|factor|resid|alpha|beta")
 
 
 def discover(hf: nn.Module) -> Family:
@@ -89,13 +87,14 @@ def _discover(hf: nn.Module) -> Family:
         seen = _Run.of(hf, ids)
     except Exception as error:  # whatever a stranger's forward raises
         raise UnsupportedModelError(
-            f"{type(hf).__name__} does not run on token ids alone ({type(error).__name__}: {str(error)[:120]}); a causal "
-            "language model is expected"
+            f"{type(hf).__name__} does not run on token ids alone ({type(error).__name__}: {str(error)[:120]}); a "
+            "causal language model is expected"
         ) from error
     stack = _stack(hf, seen)
     norm = _final_norm(hf, seen, stack, head)
     scale, softcap = _readout(hf, seen, stack, norm, head)
-    kinds = layer_signatures(hf.get_submodule(stack.path), text_config(hf.config))  # type: ignore[arg-type]
+    config = text_config(hf.config)
+    kinds = layer_signatures(hf.get_submodule(stack.path), config)  # type: ignore[arg-type]
     first = {kind: kinds.index(kind) for kind in kinds}
     anatomies = {kind: dissect(stack.calls[at], f"layer {at}") for kind, at in first.items()}
     layers = [anatomies[kind] for kind in kinds]
@@ -104,11 +103,11 @@ def _discover(hf: nn.Module) -> Family:
     if len(parallels) > 1:
         raise UnsupportedModelError("some layers are parallel and some sequential; one record says one of them")
     return Family(
-        (text_config(hf.config).model_type,),
+        (config.model_type,),
         layers=stack.path,
         norm=norm,
-        attn=_parts(hf, stack, [layer.attn for layer in layers], cached),
-        mlp=_parts(hf, stack, [layer.mlp for layer in layers], (set(), set())),
+        attn=parts_of(config, stack.calls, [layer.attn for layer in layers], cached, _LENGTH),
+        mlp=parts_of(config, stack.calls, [layer.mlp for layer in layers], (set(), set()), _LENGTH),
         parallel=parallels.pop() if parallels else False,
         logit_scale=scale,
         softcap=softcap,
@@ -170,7 +169,7 @@ def _stack(hf: nn.Module, seen: _Run) -> _Stack:
         streams = all(seen.given[name].shape == seen.returned[name].shape for name in names)
         handed = all(
             seen.returned[one].shape == seen.given[two].shape and torch.equal(seen.returned[one], seen.given[two])
-            for one, two in zip(names, names[1:], strict=False)
+            for one, two in pairwise(names)
         )
         whole = seen.given[names[0]].dim() >= 3
         if streams and handed and whole and (best is None or (len(names), -path.count(".")) > best[:2]):
@@ -224,9 +223,7 @@ def _final_norm(hf: nn.Module, seen: _Run, stack: _Stack, head: nn.Module) -> st
     )
 
 
-def _readout(
-    hf: nn.Module, seen: _Run, stack: _Stack, norm: str, head: nn.Module
-) -> tuple[float | str, str]:
+def _readout(hf: nn.Module, seen: _Run, stack: _Stack, norm: str, head: nn.Module) -> tuple[float | str, str]:
     """Find the factor of the logits and the soft-cap, as config fields where there are such."""
     module = hf.get_submodule(norm)
     weight: torch.Tensor = head.weight  # type: ignore[assignment]
@@ -234,23 +231,16 @@ def _readout(
     with torch.no_grad():
         plain = head(module(stack.leaves)).double()
     logits = seen.logits.double()
-    fields = _numbers(text_config(hf.config))
+    fields = numbers(text_config(hf.config))
     if (factor := _factor(logits, plain)) is not None:
-        return _named(factor, fields), ""
+        return named(factor, fields), ""
     for name, cap in fields.items():
         if "cap" in name and cap > 0 and bool((logits.abs() < cap).all()):
             factor = _factor(cap * torch.atanh(logits / cap), plain)
             if factor is not None:
-                return _named(factor, fields), name
+                return named(factor, fields), name
     rest = f"the logits are not a multiple of {type(head).__name__}({type(module).__name__}(z))"
     raise UnsupportedModelError(f"{type(hf).__name__}: {rest}, with or without a soft-cap that the config names")
-
-
-def _numbers(config: Any) -> dict[str, Any]:
-    """Return the fields of a config that are numbers."""
-    items = config.to_dict().items()
-    found = {name: v for name, v in items if isinstance(v, int | float) and not isinstance(v, bool)}
-    return found
 
 
 def _factor(one: torch.Tensor, other: torch.Tensor) -> float | None:
@@ -261,20 +251,6 @@ def _factor(one: torch.Tensor, other: torch.Tensor) -> float | None:
     factor = float(a @ b) / max(float(b @ b), 1e-300)
     tolerance = 1e-5 * float(a.abs().max())
     return factor if abs(factor) > 1e-9 and float((a - factor * b).abs().max()) <= tolerance else None
-
-
-def _named(factor: float, fields: dict[str, Any]) -> float | str:
-    """Return a factor as the config field that it is, or is one over; as a number where there is none."""
-    if abs(factor - 1.0) < 1e-6:
-        return 1.0
-    likely = {name: value for name, value in fields.items() if _FACTOR.search(name) and value not in (0, 1)}
-    for name, value in likely.items():
-        if abs(value - factor) <= 1e-6 * abs(factor):
-            return name
-    for name, value in likely.items():
-        if abs(1.0 / value - factor) <= 1e-6 * abs(factor):
-            return f"/{name}"
-    return float(f"{factor:.7g}")
 
 
 def _cached(hf: nn.Module, stack: _Stack, ids: torch.Tensor, logits: torch.Tensor) -> tuple[set[int], set[int]]:
@@ -310,97 +286,3 @@ def _only_keys(layer: Any) -> bool:
     held = {name for name, value in vars(layer).items() if isinstance(value, torch.Tensor) and value.dim() > 1}
     more = any(value for value in vars(layer).values() if isinstance(value, dict | list))
     return held == {"keys", "values"} and not more
-
-
-def _parts(
-    hf: nn.Module, stack: _Stack, found: Sequence[Found | None], cached: tuple[set[int], set[int]]
-) -> tuple[Part, ...]:
-    """Turn what was found in every layer into the few parts that a record names."""
-    config = text_config(hf.config)
-    shapes: dict[Part, dict[int, Found]] = {}
-    for index, part in enumerate(found):
-        if part is None:
-            continue
-        keyed, pure = (index in layers for layers in cached)
-        keyed = not part.crosses or (keyed and len(part.sources) == 1)
-        mixer = "attention" if keyed else "convolution" if part.window else "recurrent"
-        own = "" if part.crosses else Part().heads
-        first, *more = part.sources
-        scales = [_named(scale, _numbers(config)) for scale in part.scales]
-        shape = Part(
-            module=part.module,
-            source="" if first == part.module else first,
-            also=tuple(zip(more, scales[1:], strict=True)),
-            norm=part.reader,
-            out=part.out[len(part.module) + 1 :],
-            heads=_heads_field(config, part.heads, index) if mixer == "attention" and part.crosses else own,
-            scale=scales[0],
-            mixer=mixer,
-            cached=pure or not part.crosses,
-        )
-        shapes.setdefault(shape, {})[index] = part
-    for shape in [shape for shape in shapes if shape.cached and replace(shape, cached=False) in shapes]:
-        shapes[replace(shape, cached=False)].update(shapes.pop(shape))
-    parts = [replace(shape, window=_window(config, members)) for shape, members in shapes.items()]
-    return tuple(_told_apart(stack, part, set(members)) for part, members in zip(parts, shapes.values(), strict=True))
-
-
-def _heads_field(config: Any, heads: int | None, layer: int) -> str:
-    """Return the config field that says how many heads there are; empty where none agrees with the measurement."""
-    names = [name for name in config.to_dict() if "head" in name and "dim" not in name and "size" not in name]
-    for name in ("num_attention_heads", *names):
-        if heads is not None and field_of(config, name, layer) == heads:
-            return name
-    return ""
-
-
-def _window(config: Any, members: dict[int, Found]) -> Window | None:
-    """Say which config fields tell the windows that were measured."""
-    crossing = {index: part.window for index, part in members.items() if part.crosses}
-    told = {index: default_window(config, index) for index in crossing}
-    if not any(crossing.values()) and any(told.values()):
-        return Window("")
-    if all(measured == (None if told[i] is None or told[i] >= _LENGTH else told[i]) for i, measured in crossing.items()):
-        return None
-    sizes = {size for size in crossing.values() if size is not None}
-    fields = [name for name, value in _numbers(config).items() if {value} == sizes]
-    fields.sort(key=lambda name: not re.search("window|local|conv|kernel|chunk", name))
-    lists = {
-        name: value
-        for name, value in config.to_dict().items()
-        if isinstance(value, list) and all(isinstance(kind, str | int) for kind in value)
-    }
-    for field in fields:
-        if None not in crossing.values():
-            return Window(field)
-        for name, value in lists.items():
-            if len(value) <= max(crossing):
-                continue
-            kinds = {str(value[index]) for index, size in crossing.items() if size}
-            if len(kinds) == 1 and not kinds & {str(value[index]) for index, size in crossing.items() if not size}:
-                return Window(field, name, kinds.pop())
-    raise UnsupportedModelError(
-        f"{config.model_type}: mixers see {sorted(sizes)} positions in a small copy, and no field of the config says so"
-    )
-
-
-def _told_apart(stack: _Stack, part: Part, members: set[int]) -> Part:
-    """Name the classes of a part's module where its paths exist in layers that it does not describe."""
-    paths = [path for path in (part.module, part.source, part.norm, *(path for path, _scale in part.also)) if path]
-    has = {
-        index
-        for index, call in enumerate(stack.calls)
-        if set(paths) <= {path for path, _module in call.module.named_modules()}
-    }
-    if has == members:
-        return part
-    named = part.module or part.source
-    for path in (named, ""):
-        classes = {index: type(stack.calls[index].module.get_submodule(path)).__name__ for index in has}
-        inside = {classes[index] for index in members}
-        if not inside & {classes[index] for index in has - members}:
-            return replace(part, classes=tuple(sorted(inside)))
-    raise UnsupportedModelError(
-        f"layers {sorted(members)[:4]} and {sorted(has - members)[:4]} are built alike ({named}) and work differently; "
-        "a record tells layers apart by their modules"
-    )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Hooks", "hooked", "hidden_of", "with_hidden"]
+__all__ = ["Hooks", "hidden_of", "hooked", "with_hidden"]
 
 _HIDDEN = ("hidden_states", "x", "hidden_state", "inputs")
 

@@ -35,12 +35,16 @@ _WIDTH = re.compile(
 )
 _VOCAB = re.compile(r"(?!type_|segment_)(\w+_)?vocab_size(_\w+)?")
 _EXPERTS = re.compile(r"num_experts|n_routed_experts|num_local_experts|moe_num_experts|zero_expert_num|num_experts_\w+")
-_CHOSEN = re.compile(r"(?!index_)(\w+_)?(num_experts_per_tok\w*|top_?k|top_k_experts|moe_k|moe_top_k|experts_per_tok\w*)")
+_CHOSEN = re.compile(
+    r"(?!index_)(\w+_)?(num_experts_per_tok\w*|top_?k|top_k_experts|moe_k|moe_top_k|experts_per_tok\w*)"
+)
 _WINDOW = re.compile(
     r"(\w+_)?(sliding_window|sliding_window_size|window_size|attention_window_size|attention_chunk_size|"
     r"local_attention|local_attention_window_len|chunk_length)"
 )
-_CONTEXT = re.compile(r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|seq_length|context_length|max_target\w+)")
+_CONTEXT = re.compile(
+    r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|seq_length|context_length|max_target\w+)"
+)
 _GROUPS = re.compile(r"n_groups?|topk_groups?|num_expert_groups?")
 _DROPPED = ("transformers_version", "id2label", "label2id", "architectures", "dtype", "model_type", "_name_or_path")
 _STATE = re.compile(r"(ssm_|mamba_)?(d_)?state(_size)?")
@@ -87,7 +91,9 @@ def build(config: Any, hf_class: type | None = None, *, dtype: torch.dtype = tor
         if hf_class is None:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         else:
-            model = hf_class._from_config(config, dtype=dtype) if hasattr(hf_class, "_from_config") else hf_class(config)
+            model = (
+                hf_class._from_config(config, dtype=dtype) if hasattr(hf_class, "_from_config") else hf_class(config)
+            )
     return model.eval().to(dtype)
 
 
@@ -181,7 +187,9 @@ def layer_signatures(layers: nn.ModuleList, config: Any) -> list[tuple]:
     indexing = {key for key in rows[0] if len(rows) > 2 and len({row.get(key) for row in rows}) == len(rows)}
     signatures = []
     for index, row in enumerate(rows):
-        own = tuple(sorted((key, repr(value)) for key, value in row.items() if key not in indexing and "idx" not in key))
+        own = tuple(
+            sorted((key, repr(value)) for key, value in row.items() if key not in indexing and "idx" not in key)
+        )
         signatures.append((own, tuple(repr(value[index]) for value in lists)))
     return signatures
 

@@ -144,6 +144,9 @@ WORLDS = [
             "attn[2].head[0] = mean",
         ],
     ),
+    # the same hard value said twice is no tie
+    (SEQUENTIAL, "mlp[1:] = zero, mlp[:2] = zero", ["mlp[0] = zero", "mlp[1] = zero", "mlp[2] = zero"]),
+    (SEQUENTIAL, "mlp[2] = natural, mlp[2] = natural", ["mlp[2] = natural"]),
     # edges
     (SEQUENTIAL, "attn[1]@last -> mlp[2] = zero", ["attn[1]@last -> mlp[2] = zero"]),
     (
@@ -468,6 +471,16 @@ def test_positions_that_meet():
     assert meet(Range(None, -2), At(0)) is None
     assert meet(Span("a"), Span("b")) is None
     assert meet(Span("a"), Span("a"))
+
+
+def test_a_soft_value_said_twice_is_a_tie():
+    with pytest.raises(ExpressionError, match="set twice"):
+        world_of("mlp[1] = scale(0.5), mlp[1] = scale(0.5)", SEQUENTIAL)
+
+
+def test_an_unrolled_graph_is_refused():
+    with pytest.raises(ExpressionError, match="unrolled"):
+        compile_query(TE(mlp[0] << mean), SEQUENTIAL.unroll(2))
 
 
 def test_undecided_positions_are_left_to_the_run():
