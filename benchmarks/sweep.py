@@ -51,12 +51,11 @@ SHAPES = {"gpt2-small": gpt2_small, "llama-small": llama_small}
 
 
 def make_inputs(vocab: int, prompts: int, tokens: int, donors: int) -> Inputs:
-    """Random prompts of one length; donors are the other prompts, with repetition across draws if need be."""
+    """Random prompts of one length; each prompt's donors are drawn from the others, with replacement."""
     rng = np.random.default_rng(0)
-    ids = tuple(tuple(int(token) for token in row) for row in rng.integers(0, vocab, (prompts + donors, tokens)))
-    pool = Inputs(ids[prompts:])
-    index = np.stack([rng.permutation(donors) for _ in range(prompts)])
-    return Inputs(ids[:prompts], pool=pool, donors=index)
+    ids = tuple(tuple(int(token) for token in row) for row in rng.integers(0, vocab, (prompts, tokens)))
+    others = [[other for other in range(prompts) if other != prompt] for prompt in range(prompts)]
+    return Inputs(ids, donors=np.stack([rng.choice(row, donors) for row in others]))
 
 
 def by_wavefront(mechanisms: Mechanisms, inputs: Inputs, nodes: list[Node]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,8 +76,8 @@ def by_wavefront(mechanisms: Mechanisms, inputs: Inputs, nodes: list[Node]) -> t
 
 def by_hooks(mechanisms: Mechanisms, inputs: Inputs, nodes: list[Node]) -> tuple[np.ndarray, np.ndarray]:
     """The same by plain hooks: one full forward of all prompts × donors for each node."""
-    assert inputs.donors is not None and inputs.pool is not None
-    ids, pool = torch.tensor(inputs.ids), torch.tensor(inputs.pool.ids)
+    assert inputs.donors is not None
+    ids = torch.tensor(inputs.ids)
     prompts, draws = inputs.donors.shape
     modules = {node: mechanisms.mechanism(node).source for node in nodes}
     readout = mechanisms.readout
@@ -104,8 +103,7 @@ def by_hooks(mechanisms: Mechanisms, inputs: Inputs, nodes: list[Node]) -> tuple
             logits = mechanisms.hf(tokens, use_cache=False, logits_to_keep=1).logits[:, -1]
         return logits, seen, final[0]
 
-    logits, _, stream = forward(ids)
-    _, donated, _ = forward(pool)
+    logits, donated, stream = forward(ids)
     targets = logits.argmax(-1)
     directions = readout.directions(targets)
     sigma = readout.norm.sigma(stream)

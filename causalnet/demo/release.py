@@ -125,6 +125,8 @@ def release_arm(run: Path, folder: Path) -> list[bool]:
     # the weights once is part of the model, rounding every product would not be.
     rounded = {k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()}
     save_file(rounded, folder / "model.safetensors", metadata={"format": "pt"})
+    # It is written for its owner alone; a packaged file is for everyone to read.
+    (folder / "model.safetensors").chmod(0o644)
     return _measure(state, recipe, world, folder)
 
 

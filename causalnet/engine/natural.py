@@ -68,7 +68,11 @@ class Natural:
     heads
         Input [prompt, column, heads · head_dim] of the output projections that were asked for.
     cache
-        Keys and values of the whole prompt, or None where the model keeps none.
+        Keys and values of the whole prompts, or None where the model keeps none.
+    block
+        Which prompts of the cache these are.
+    calls
+        How the model calls its layers, and which share the prefix, by first position of the suffix.
     """
 
     ids: torch.Tensor
@@ -77,6 +81,28 @@ class Natural:
     contributions: dict[Node, torch.Tensor] = field(default_factory=dict)
     heads: dict[int, torch.Tensor] = field(default_factory=dict)
     cache: _PrefixCache | None = None
+    block: slice = field(default_factory=lambda: slice(None))
+    calls: dict[int, tuple[list[Call], dict[int, bool]]] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the run takes, keys and values included."""
+        tensors = [*self.streams, *self.contributions.values(), *self.heads.values()]
+        if self.cache is not None:
+            tensors += [tensor for layer in self.cache.layers for tensor in layer.recorded]  # type: ignore[union-attr]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def part(self, block: slice) -> "Natural":
+        """Return some of the prompts, as views; the cache is shared."""
+        return Natural(
+            self.ids[block],
+            self.first,
+            [stream[block] for stream in self.streams],
+            {node: value[block] for node, value in self.contributions.items()},
+            {layer: value[block] for layer, value in self.heads.items()},
+            self.cache,
+            block,
+        )
 
     @property
     def length(self) -> int:

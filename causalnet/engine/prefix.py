@@ -32,10 +32,29 @@ class Prefix:
 
 @dataclass(eq=False)
 class Rows:
-    """Which rows are in the batch: how they map to prompts, and where their suffix starts."""
+    """Which rows are in the batch: how they map to prompts, and where their suffix starts.
+
+    Attributes
+    ----------
+    start
+        First position of the suffix.
+    prompt
+        Prompt of each row, within ``block``.
+    block
+        Which prompts of the cache the rows belong to.
+    by_prompt, inverse
+        The order that sorts rows by prompt, and back; None where there is one prompt.
+    prompts
+        Number of prompts.
+    shared
+        For each layer whether its attention reads the shared prefix without a copy.
+    fallback
+        The model's own attention function.
+    """
 
     start: int
     prompt: torch.Tensor
+    block: slice = field(default_factory=lambda: slice(None))
     by_prompt: torch.Tensor | None = None
     inverse: torch.Tensor | None = None
     prompts: int = 1
@@ -73,13 +92,22 @@ class _PrefixLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, rows: Rows
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return prefix and own keys and values, one after the other, for every row."""
-        assert self.prefix.keys is not None and self.prefix.values is not None
+        keys, values = self.shared(rows)
         which = rows.prompt[: key_states.shape[0]]
-        keys, values = self.prefix.keys[:, :, : rows.start], self.prefix.values[:, :, : rows.start]
         return (
             torch.cat([keys.index_select(0, which), key_states], dim=2),
             torch.cat([values.index_select(0, which), value_states], dim=2),
         )
+
+    @property
+    def recorded(self) -> tuple[torch.Tensor, ...]:
+        """The recorded keys and values, if any."""
+        return tuple(tensor for tensor in (self.prefix.keys, self.prefix.values) if tensor is not None)
+
+    def shared(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the prefix's keys and values [prompt, head, prefix, head_dim], as views."""
+        assert self.prefix.keys is not None and self.prefix.values is not None
+        return self.prefix.keys[rows.block, :, : rows.start], self.prefix.values[rows.block, :, : rows.start]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return (length, offset) of the keys that a mask must cover."""
@@ -182,11 +210,9 @@ def _shared_prefix_attention(
         # First call of the layer: keys arrived with the prefix in front.  From now on they need not.
         rows.shared[index] = plain and rows.start > 0
     elif rows.shared[index]:
-        assert layer.prefix.keys is not None and layer.prefix.values is not None
-        prefix = (layer.prefix.keys[:, :, : rows.start], layer.prefix.values[:, :, : rows.start])
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return attend(query, key, value, prefix, attention_mask, scaling, rows), None
+        return attend(query, key, value, layer.shared(rows), attention_mask, scaling, rows), None
     assert rows.fallback is not None
     return rows.fallback(module, query, key, value, attention_mask, **kwargs)
 

@@ -10,7 +10,7 @@ import torch
 from causalnet.engine.natural import Natural, capture, run_natural
 from causalnet.engine.plan import Bucket, Lane, Plan, Reading, Write, connected, draws_of, needs, trunk_of
 from causalnet.engine.readings import Tokens, World0, read
-from causalnet.engine.sources import Inputs, Sources, build_sources, value_at
+from causalnet.engine.sources import Inputs, Sources, build_sources, head_layers, value_at
 from causalnet.engine.wave import Watch, Wave
 from causalnet.errors import InputError, NonFiniteError, OutOfMemory, PromptError, explain
 from causalnet.expr.positions import indices
@@ -143,22 +143,18 @@ def run(
         raise InputError("the model is in training mode, so dropout would make it random; call model.eval()")
     _check_ids(mechanisms, inputs)
     with torch.no_grad():
-        sources = build_sources(mechanisms, plan, inputs)
+        naturals = _Naturals(mechanisms, plan, inputs)
+        sources = build_sources(mechanisms, plan, inputs, naturals.runs())
         state = _Run(mechanisms, plan, inputs, sources, lookup)
         done, total = 0, max(plan.rows, 1)
         budget = _row_budget(mechanisms, memory)
-        for bucket in plan.buckets:
-            per_prompt = (
-                max((sum(lane.draws for lane in lanes) * (bucket.length - start)) for start, lanes in bucket.waves)
-                if bucket.waves
-                else bucket.length
-            )
-            step = max(1, min(len(bucket.prompts), budget // max(per_prompt, bucket.length)))
-            for prompts in _chunks(bucket.prompts, step):
-                _run_bucket(state, replace(bucket, prompts=prompts), budget)
-                done += len(prompts) * sum(lane.draws for _, lanes in bucket.waves for lane in lanes)
+        for index, block in enumerate(naturals.blocks):
+            for part in _parts(block, budget):
+                _run_part(state, block, naturals.take(index), part, budget)
+                done += len(range(part.start, part.stop)) * _rows_per_prompt(block)
                 if progress is not None:
                     progress(done, total)
+            naturals.drop(index)
     _mask_missing(state)
     _check_finite(state)
     return Trace(plan, state.values, state.targets)
@@ -188,9 +184,71 @@ def _check_ids(mechanisms: Mechanisms, inputs: Inputs) -> None:
                 )
 
 
-def _chunks(items: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
-    for start in range(0, len(items), size):
-        yield tuple(items[start : start + size])
+class _Naturals:
+    """The natural runs of the prompts in blocks of one bucket each, kept as long as they fit into memory."""
+
+    def __init__(self, mechanisms: Mechanisms, plan: Plan, inputs: Inputs) -> None:
+        self.mechanisms, self.inputs = mechanisms, inputs
+        nodes = [site.node for world in plan.worlds for site in world.sites]
+        nodes += [node for reading in plan.readings for node in reading.nodes]
+        self.heads = head_layers(nodes)
+        self.blocks: list[Bucket] = []
+        for bucket in plan.buckets:
+            step = max(1, _NATURAL_TOKENS // bucket.length)
+            for start in range(0, len(bucket.prompts), step):
+                self.blocks.append(replace(bucket, prompts=bucket.prompts[start : start + step]))
+        self.made: dict[int, Natural] = {}
+        self.room = _natural_room(mechanisms)
+
+    def runs(self) -> Iterator[tuple[Sequence[int], Natural]]:
+        """Yield every block's prompts and natural run."""
+        for index, block in enumerate(self.blocks):
+            yield block.prompts, self.take(index)
+
+    def take(self, index: int) -> Natural:
+        """Return the natural run of a block, made now or before."""
+        if index not in self.made:
+            block = self.blocks[index]
+            ids = torch.tensor([self.inputs.ids[prompt] for prompt in block.prompts], device=self.mechanisms.device)
+            natural = run_natural(self.mechanisms, ids, block.first, heads=self.heads)
+            if natural.cache is None and block.first > 0:
+                # Without keys and values to share, rows start at the first token.
+                natural = run_natural(self.mechanisms, ids, 0, heads=self.heads, cached=False)
+            if self.made and self.room < natural.bytes:
+                self.made.pop(next(iter(self.made)))
+            else:
+                self.room -= natural.bytes
+            self.made[index] = natural
+        return self.made[index]
+
+    def drop(self, index: int) -> None:
+        """Forget a block that is done."""
+        if (natural := self.made.pop(index, None)) is not None:
+            self.room += natural.bytes
+
+
+_NATURAL_TOKENS = 4096
+
+
+def _natural_room(mechanisms: Mechanisms) -> int:
+    """Return how many bytes of natural runs may be kept between their two uses."""
+    if mechanisms.device.type == "cuda":
+        return torch.cuda.mem_get_info(mechanisms.device)[0] // 5
+    return 1 << 30
+
+
+def _rows_per_prompt(bucket: Bucket) -> int:
+    return sum(lane.draws for _, lanes in bucket.waves for lane in lanes)
+
+
+def _parts(block: Bucket, budget: int) -> Iterator[slice]:
+    """Cut a block into parts whose widest wave is at most ``budget`` tokens."""
+    widest = max(
+        (sum(lane.draws for lane in lanes) * (block.length - start) for start, lanes in block.waves), default=1
+    )
+    step = max(1, budget // max(widest, 1))
+    for start in range(0, len(block.prompts), step):
+        yield slice(start, min(start + step, len(block.prompts)))
 
 
 def _row_budget(mechanisms: Mechanisms, memory: int | None) -> int:
@@ -211,20 +269,16 @@ def _row_budget(mechanisms: Mechanisms, memory: int | None) -> int:
     return max(64, (1 << 24) // (widest * item))
 
 
-def _run_bucket(state: _Run, bucket: Bucket, budget: int) -> None:
-    """Run every wave of one bucket's chunk, halving the lanes on out-of-memory."""
-    mechanisms = state.mechanisms
-    ids = torch.tensor([state.inputs.ids[prompt] for prompt in bucket.prompts], device=mechanisms.device)
-    heads = _head_layers(state.plan)
-    natural = run_natural(mechanisms, ids, bucket.first, heads=heads)
-    base = _Base(state, bucket, natural)
+def _run_part(state: _Run, block: Bucket, natural: Natural, part: slice, budget: int) -> None:
+    """Run every wave of some prompts of a block."""
+    base = _Base(state, replace(block, prompts=block.prompts[part]), natural.part(part))
     base.read_natural()
-    for start, lanes in bucket.waves:
+    for start, lanes in block.waves:
         begin = start if natural.cache is not None else 0
-        if begin < natural.first:
-            natural = base.natural = run_natural(mechanisms, ids, 0, heads=heads, cached=False)
-        calls, shared = capture(mechanisms, natural, begin)
-        per = len(bucket.prompts) * (bucket.length - begin)
+        if begin not in natural.calls:
+            natural.calls[begin] = capture(state.mechanisms, natural, begin)
+        calls, shared = natural.calls[begin]
+        per = (part.stop - part.start) * (block.length - begin)
         for group, draws in _pieces(lanes, state.plan.worlds, state.plan.draws, max(1, budget // per)):
             _run_piece(base, begin, group, draws, calls, shared)
 
@@ -247,12 +301,6 @@ def _run_piece(base: "_Base", start: int, lanes: Sequence[Lane], draws: slice, c
     middle = (first + last) // 2
     _run_piece(base, start, lanes, slice(first, middle), calls, shared)
     _run_piece(base, start, lanes, slice(middle, last), calls, shared)
-
-
-def _head_layers(plan: Plan) -> tuple[int, ...]:
-    nodes = [site.node for world in plan.worlds for site in world.sites]
-    nodes += [node for reading in plan.readings for node in reading.nodes]
-    return tuple(sorted({node.layer for node in nodes if node.kind == "head" and node.layer is not None}))
 
 
 def _pieces(

@@ -6,7 +6,7 @@ on the prompt, the draw and the seed, never on the world, so all worlds of a que
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,42 +107,66 @@ def value_at(mechanisms: Mechanisms, natural: Natural, node: Node, columns: Sequ
     return natural.contributions[node][:, at]
 
 
-def fill_bank(mechanisms: Mechanisms, inputs: Inputs, wanted: Iterable[tuple[Node, Position | None]]) -> Bank:
-    """Run the natural world of a set of prompts and keep what is wanted."""
+def head_layers(nodes: Iterable[Node]) -> tuple[int, ...]:
+    """Return the layers whose heads are among the nodes."""
+    return tuple(sorted({node.layer for node in nodes if node.kind == "head" and node.layer is not None}))
+
+
+def natural_runs(
+    mechanisms: Mechanisms, inputs: Inputs, layers: Sequence[int], most: int = 256
+) -> Iterator[tuple[Sequence[int], Natural]]:
+    """Run the natural world of a set of prompts, at most ``most`` of one length together."""
+    groups: dict[int, list[int]] = {}
+    for prompt, ids in enumerate(inputs.ids):
+        groups.setdefault(len(ids), []).append(prompt)
+    for group in groups.values():
+        for start in range(0, len(group), most):
+            prompts = group[start : start + most]
+            ids = torch.tensor([inputs.ids[prompt] for prompt in prompts], device=mechanisms.device)
+            yield prompts, run_natural(mechanisms, ids, heads=layers, cached=False)
+
+
+def fill_bank(
+    mechanisms: Mechanisms,
+    inputs: Inputs,
+    wanted: Iterable[tuple[Node, Position | None]],
+    runs: Iterable[tuple[Sequence[int], Natural]] | None = None,
+) -> Bank:
+    """Keep what is wanted of the natural world of a set of prompts.
+
+    ``runs`` are natural runs that cover the prompts and the wanted positions; without them the prompts
+    are run here.
+    """
     wanted = sorted(set(wanted), key=lambda key: (key[0].sort_key, str(key[1])))
     bank = Bank()
     if not wanted:
         return bank
-    layers = sorted({node.layer for node, _ in wanted if node.kind == "head" and node.layer is not None})
+    if runs is None:
+        runs = natural_runs(mechanisms, inputs, head_layers(node for node, _ in wanted))
     found: dict[tuple[Node, Position | None], list[tuple[int, torch.Tensor]]] = {key: [] for key in wanted}
-    for prompts in _same_length(inputs):
-        ids = torch.tensor([inputs.ids[prompt] for prompt in prompts], device=mechanisms.device)
-        natural = run_natural(mechanisms, ids, heads=layers, cached=False)
-        for node, position in wanted:
+    for prompts, natural in runs:
+        for position in dict.fromkeys(position for _, position in wanted):
             groups: dict[tuple[int, ...], list[int]] = {}
             for row, prompt in enumerate(prompts):
-                columns = _columns(inputs, prompt, position)
-                groups.setdefault(columns, []).append(row)
+                groups.setdefault(_columns(inputs, prompt, position), []).append(row)
             for columns, rows in groups.items():
-                values = value_at(mechanisms, natural, node, columns)
-                found[node, position] += [(prompts[row], values[row]) for row in rows]
+                for node in (node for node, where in wanted if where == position):
+                    values = value_at(mechanisms, natural, node, columns)
+                    found[node, position] += [(prompts[row], values[row]) for row in rows]
     for key, rows in found.items():
-        longest = max(value.shape[0] for _, value in rows)
-        table = rows[0][1].new_zeros(len(inputs.ids), longest, rows[0][1].shape[-1])
-        counts = torch.zeros(len(inputs.ids), dtype=torch.long)
-        for prompt, value in rows:
-            table[prompt, : value.shape[0]] = value
-            counts[prompt] = value.shape[0]
-        bank.values[key], bank.counts[key] = table, counts
+        bank.values[key], bank.counts[key] = _table(rows, len(inputs.ids))
     return bank
 
 
-def _same_length(inputs: Inputs, most: int = 256) -> list[list[int]]:
-    """Group prompts of one length, at most ``most`` together."""
-    groups: dict[int, list[int]] = {}
-    for prompt, ids in enumerate(inputs.ids):
-        groups.setdefault(len(ids), []).append(prompt)
-    return [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
+def _table(rows: Sequence[tuple[int, torch.Tensor]], prompts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack values [offset, width] into one table [prompt, offset, width], padded, and count the offsets."""
+    longest = max(value.shape[0] for _, value in rows)
+    table = rows[0][1].new_zeros(prompts, longest, rows[0][1].shape[-1])
+    counts = torch.zeros(prompts, dtype=torch.long)
+    for prompt, value in rows:
+        table[prompt, : value.shape[0]] = value
+        counts[prompt] = value.shape[0]
+    return table, counts
 
 
 def _columns(inputs: Inputs, prompt: int, position: Position | None) -> tuple[int, ...]:
@@ -227,8 +251,15 @@ class Sources:
         return current - (current * unit).sum(-1, keepdim=True) * unit
 
 
-def build_sources(mechanisms: Mechanisms, plan: Plan, inputs: Inputs) -> Sources:
+def build_sources(
+    mechanisms: Mechanisms,
+    plan: Plan,
+    inputs: Inputs,
+    own: Iterable[tuple[Sequence[int], Natural]] | None = None,
+) -> Sources:
     """Run what the values of a plan need and check that they fit, before any row runs.
+
+    ``own`` are natural runs of the prompts themselves, used where these are their own donor pool.
 
     Raises
     ------
@@ -257,7 +288,7 @@ def build_sources(mechanisms: Mechanisms, plan: Plan, inputs: Inputs) -> Sources
     sources = Sources(
         mechanisms,
         inputs,
-        fill_bank(mechanisms, pool, pooled),
+        fill_bank(mechanisms, pool, pooled, own if inputs.pool is None else None),
         {name: fill_bank(mechanisms, inputs.pairs[name], keys) for name, keys in paired.items()},
     )
     _check_fit(plan, inputs, sources)

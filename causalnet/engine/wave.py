@@ -176,7 +176,7 @@ class Wave:
         prompt = torch.cat(
             [torch.arange(self.prompts, device=device).repeat_interleave(lane.draws) for lane in computed]
         )
-        return Rows(self.start, prompt, prompts=self.prompts, shared=dict(self.shared))
+        return Rows(self.start, prompt, self.natural.block, prompts=self.prompts, shared=dict(self.shared))
 
     def _entering_rows(self, layer: Layer) -> int:
         """Return how many rows the attention of a layer sees.

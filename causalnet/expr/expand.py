@@ -127,8 +127,9 @@ def _edge(one: Assignment, scene: Scene, notes: list[str], macro: bool) -> list[
     assert isinstance(one.target, Path)
     value = _site_value(one.value, scene, notes, macro)
     first, second = one.target.steps
-    sent, into = places(first, scene), receivers(second, scene)
+    sent = places(first, scene)
     by_node = {node: how for (node, _), how in sent.items()}
+    into = receivers(second, scene, by_node)
     arrows = set(edges_of(by_node, into, one.target, scene))
     _check_stream(arrows, one, scene)
     found = []

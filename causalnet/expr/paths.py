@@ -1,7 +1,7 @@
 """Edges and paths: which exist, and which sets of paths can be told apart by edges."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from causalnet.errors import explain
@@ -45,9 +45,9 @@ def route(path: Path, scene: Scene) -> Route:
     first, *rest = path.steps
     stages = [nodes(first, scene)]
     for step in rest:
-        into, own = receivers(step, scene), nodes(step, scene)
+        into, own = receivers(step, scene, stages[-1]), nodes(step, scene)
         stages.append(into)
-        if any(node.kind == "attn" and node.layer in scene.gathered for node in own):
+        if any(node.kind == "attn" and node.layer in scene.gathered for node in own.keys() - into.keys()):
             # A norm comes after these heads: attn[l] gathers them, and sends on what they receive.
             if any(node.layer not in scene.gathered or node.kind != "attn" for node in own):
                 what = f"{step} joins attention whose heads are normed together with other nodes"
@@ -58,12 +58,16 @@ def route(path: Path, scene: Scene) -> Route:
     return Route(path, tuple(kept), frozenset(arrow for some in arrows for arrow in some))
 
 
-def receivers(ref: Ref, scene: Scene) -> dict[Node, How]:
-    """Return the nodes that receive an edge into ``ref``."""
+def receivers(ref: Ref, scene: Scene, senders: Collection[Node]) -> dict[Node, How]:
+    """Return the nodes that receive an edge from ``senders`` into ``ref``.
+
+    Attention whose heads are normed receives by its heads, except what these send it themselves.
+    """
+    own = {node.layer for node in senders if node.kind in ("head", "bias")}
     found: dict[Node, How] = {}
     gathered = scene.gathered
     for node, how in nodes(ref, scene).items():
-        if node.kind == "attn" and node.layer in gathered:
+        if node.kind == "attn" and node.layer in gathered - own:
             heads = [one for one in scene.dense.nodes if one.kind == "head" and one.layer == node.layer]
             found.update(dict.fromkeys(heads, how))
         elif node.kind != "bias":  # a bias is a constant: it is sent, and receives nothing

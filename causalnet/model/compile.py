@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from causalnet.errors import CompileError, UnsupportedModelError, explain
+from causalnet.errors import CompileError, InputError, UnsupportedModelError, explain
 from causalnet.graph import CausalGraph
 from causalnet.model.bind import bind, graph_of, layers_of
 from causalnet.model.check import check
@@ -13,7 +13,7 @@ from causalnet.model.discover import discover
 from causalnet.model.families import record_for
 from causalnet.model.mechanism import Mechanisms
 from causalnet.model.record import Family, text_config
-from causalnet.model.shrink import build, small_copy
+from causalnet.model.shrink import build
 
 __all__ = ["bind", "compile_config", "compile_model"]
 
@@ -47,7 +47,8 @@ def compile_model(
     """
     _check_granularity(granularity)
     _refuse_unfit(hf)
-    mechanisms = _bound(hf, record or record_for(text_config(hf.config)), granularity, name)
+    config = text_config(hf.config)
+    mechanisms = _bound(hf, record or _record(config), granularity, name)
     if verify:
         check(mechanisms).raise_on_misfit()
     return mechanisms
@@ -73,34 +74,49 @@ def compile_config(config: Any, *, granularity: str = "layer", name: str = "") -
     """
     _check_granularity(granularity)
     _refuse_config(config)
-    record = record_for(text_config(config))
-    found = "record" if record is not None else "discovery"
-    if record is None:
-        record = discover(small_copy(None, config))
+    record = _record(text_config(config))
     try:
         hf = build(config, device="meta")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UnsupportedModelError(f"{config.model_type}: no model can be made from this config: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        kind = getattr(config, "model_type", type(config).__name__)
+        raise UnsupportedModelError(f"{kind}: no model can be made from this config: {error}") from error
+    if record is not None:
+        try:
+            return _graph(hf, record, granularity, name, "record")
+        except CompileError:  # a wrapper or a build of the family that the record does not know
+            pass
+    return _graph(hf, discover(hf), granularity, name, "discovery")
+
+
+def _graph(hf: nn.Module, record: Family, granularity: str, name: str, found: str) -> CausalGraph:
     return graph_of(hf, record, layers_of(hf, record), granularity=granularity, name=name, found=found)
+
+
+def _record(config: Any) -> Family | None:
+    """Return the record of a config's family, unless it says that such a model cannot be expressed."""
+    record = record_for(config)
+    why = record.refuse(config) if record is not None else ""
+    if why:
+        raise UnsupportedModelError(f"{config.model_type}: {why}")
+    return record
 
 
 def _bound(hf: nn.Module, record: Family | None, granularity: str, name: str) -> Mechanisms:
     """Bind the record; discover one where there is none, or where it is of another build of the family."""
-    if record is not None:
+    if record is None:
+        return bind(hf, discover(hf), granularity=granularity, name=name, found="discovery")
+    try:
+        return bind(hf, record, granularity=granularity, name=name)
+    except CompileError as misfit:
         try:
-            return bind(hf, record, granularity=granularity, name=name)
-        except CompileError as misfit:
-            try:
-                return bind(hf, discover(hf), granularity=granularity, name=name, found="discovery")
-            except UnsupportedModelError as refusal:
-                raise CompileError(f"{misfit}; and discovery found: {refusal}") from misfit
-    return bind(hf, discover(hf), granularity=granularity, name=name, found="discovery")
+            found = discover(hf)
+        except UnsupportedModelError as refusal:
+            raise CompileError(f"{misfit}; and discovery found: {refusal}") from misfit
+        return bind(hf, found, granularity=granularity, name=name, found="discovery")
 
 
 def _check_granularity(granularity: str) -> None:
     if granularity not in _GRANULARITIES:
-        from causalnet.errors import InputError
-
         what = f"unknown granularity {granularity!r}"
         raise InputError(explain(what, legal=_GRANULARITIES, got=str(granularity)))
 
@@ -110,12 +126,6 @@ def _refuse_config(config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{kind} is an encoder–decoder; causalnet compiles decoder-only causal language models"
-        )
-    text = text_config(config)
-    if kind == "opt" and not getattr(text, "do_layer_norm_before", True):
-        raise UnsupportedModelError(
-            f"{kind} with do_layer_norm_before=False (OPT-350m) is a post-norm trunk: a norm rewrites the residual "
-            "stream after every layer, so contributions do not sum to the logits; use another OPT size"
         )
 
 

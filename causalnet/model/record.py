@@ -111,6 +111,8 @@ class Family:
         Config field that holds a final soft-cap of the logits, if any.
     when
         Whether the record applies to a config of these types; several records may share a type.
+    refuse
+        Why a model with this config cannot be expressed, and what to do; empty where it can.
     """
 
     model_types: tuple[str, ...]
@@ -122,6 +124,7 @@ class Family:
     logit_scale: Scale = 1.0
     softcap: str = ""
     when: Callable[[Any], bool] = field(default=lambda config: True)
+    refuse: Callable[[Any], str] = field(default=lambda config: "")
 
     def is_parallel(self, config: Any) -> bool:
         """Return whether blocks of a model with this config are parallel."""

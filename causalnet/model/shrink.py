@@ -21,6 +21,10 @@ __all__ = ["build", "depth_of", "layer_signatures", "randomise", "shrink", "smal
 WIDTH, HEADS, HEAD, VOCAB, EXPERTS, CONTEXT, WINDOW = 64, 4, 16, 160, 4, 64, 6
 """Sizes of a small copy: d_model, heads, d_head, vocabulary, experts, positions, sliding window."""
 
+_HEAD_FIELDS = (
+    *("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    *("decoder_attention_heads", "encoder_attention_heads"),
+)
 _LARGEST = 20_000_000
 
 _DEPTH = re.compile(r"num_hidden_layers|n_layers?|num_layers|num_decoder_layers|decoder_layers|num_blocks")
@@ -69,9 +73,14 @@ def small_copy(hf_class: type | None, config: Any, *, seed: int = 0, dtype: torc
         If no small model can be built from the config.
     """
     try:
-        small = shrink(config)
-        small = shrink(config, layers=_depth_of_kinds(hf_class, small))
-        size = sum(parameter.numel() for parameter in build(small, hf_class, device="meta").parameters())
+        narrow = shrink(config)
+        try:
+            small = shrink(config, layers=_depth_of_kinds(hf_class, narrow))
+            meta = build(small, hf_class, device="meta")
+        except Exception:  # some constructors need the depth that they were written for
+            small = narrow
+            meta = build(small, hf_class, device="meta")
+        size = sum(parameter.numel() for parameter in meta.parameters())
         if size > _LARGEST:
             raise UnsupportedModelError(f"its smallest copy would still have {size / 1e6:.0f} million parameters")
         return randomise(build(small, hf_class, dtype=dtype), seed)
@@ -236,7 +245,7 @@ class _Sizes:
             return next((float(v) for v in whole if isinstance(v, int) and v > 0), default)
 
         width = first(("hidden_size", "d_model", "n_embd", "dim_model", "emb_dim"), parent.width if parent else WIDTH)
-        heads = first(("num_attention_heads", "n_head", "n_heads", "num_heads"), parent.heads if parent else HEADS)
+        heads = first(_HEAD_FIELDS, parent.heads if parent else HEADS)
         return cls(width, heads, first(("head_dim", "attention_head_dim", "dim_head"), max(width // heads, 1)))
 
     def narrow(self, value: int) -> int:

@@ -8,7 +8,6 @@ RECORDS = (
         layers="gpt_neox.layers",
         norm="gpt_neox.final_layer_norm",
         attn=(Part("attention", norm="input_layernorm", out="dense"),),
-        mlp=(Part("mlp", norm="post_attention_layernorm"),),
         parallel=lambda config: bool(config.use_parallel_residual),
     ),
 )
