@@ -9,7 +9,7 @@ True
 Nothing heavy is loaded here: torch and transformers are loaded by :func:`compile`.
 """
 
-from causalnet.api import CausalModel, check, compile
+from causalnet.api import CausalModel, check, compile, compile_config
 from causalnet.expr import (
     CE,
     DE,
@@ -86,6 +86,7 @@ __all__ = [
     "between",
     "check",
     "compile",
+    "compile_config",
     "desc",
     "direct",
     "do",

@@ -1,47 +1,398 @@
-"""The face of causalnet: :func:`compile` and the model that it returns."""
+"""The face of causalnet: :func:`compile` and the model that it returns.
 
-from dataclasses import dataclass
+torch and transformers are loaded when a model is compiled, not before.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
+
+from causalnet.errors import ExpressionError, InputError, explain
+from causalnet.expr import Query, parse
+from causalnet.prompts import Prompts
 
 if TYPE_CHECKING:
+    from causalnet.effects.prepare import Prepared
+    from causalnet.effects.result import Result
+    from causalnet.engine.plan import Plan
+    from causalnet.expr import World
     from causalnet.graph import CausalGraph
     from causalnet.model.check import CheckReport
     from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["CausalModel", "check", "compile"]
+__all__ = ["CausalModel", "check", "compile", "compile_config"]
+
+Asked = Query | str
+"""One query, as an object or as text."""
 
 
 @dataclass(frozen=True, eq=False)
 class CausalModel:
-    """A language model as a structural causal model: its graph, its mechanisms and its tokenizer."""
+    """A language model as a structural causal model.
+
+    Made by :func:`compile`.  It holds the model; it never changes it.
+
+    Attributes
+    ----------
+    mechanisms
+        The graph's nodes, bound to the model's own modules.
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> import causalnet as cn
+    >>> from causalnet import TE, attn, last, zero
+    >>> config = LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+    ...                      num_attention_heads=2, num_key_value_heads=2)
+    >>> def tokenizer(text):
+    ...     return {"input_ids": [len(word) for word in text.split()]}
+    >>> model = cn.compile(LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
+    >>> print(model)
+    CausalModel(LlamaForCausalLM: 2 layers, d_model 16, 16 tokens; layer graph of 7 nodes; float32 on cpu)
+    >>> effect = model.evaluate(TE(attn[1] @ last << zero), ["a bc " + "d" * (1 + i % 9) for i in range(30)])
+    >>> effect.expression, effect.n, effect.units_table.shape
+    ('TE(attn[1]@last = zero)', 30, (30, 1))
+    """
 
     mechanisms: "Mechanisms"
-    tokenizer: Any = None
+    _find_tokenizer: Callable[[], Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        mechanisms, graph = self.mechanisms, self.graph
+        dtype = str(mechanisms.dtype).removeprefix("torch.")
+        return (
+            f"CausalModel({mechanisms.name}: {graph.layers} layers, d_model {mechanisms.width}, {mechanisms.vocab} "
+            f"tokens; {graph.granularity} graph of {len(graph)} nodes; {dtype} on {mechanisms.device})"
+        )
 
     @property
     def graph(self) -> "CausalGraph":
         """The causal graph."""
         return self.mechanisms.graph
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer: the one given, else the one that lies beside the model's weights.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        return self._find_tokenizer()
+
+    # -- asking ----------------------------------------------------------------------------------------
+
+    @overload
+    def evaluate(self, query: Asked, prompts: Prompts | Iterable[str], **options: Any) -> "Result": ...
+    @overload
+    def evaluate(self, query: Sequence[Asked], prompts: Prompts | Iterable[str], **options: Any) -> "list[Result]": ...
+    def evaluate(
+        self,
+        query: Asked | Sequence[Asked],
+        prompts: Prompts | Iterable[str],
+        *,
+        donors: int = 15,
+        pool: Prompts | str | None = None,
+        seed: int = 0,
+        target: str = "argmax",
+        vectors: Mapping[str, Any] | None = None,
+        level: float = 0.95,
+        strata: str | None = None,
+        memory: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "Result | list[Result]":
+        """Answer a do-expression: the mean over prompts, with its interval.
+
+        The arithmetic of a query is done unit by unit (prompt, donor), so that what its worlds share
+        cancels; then the mean is taken over each prompt's donors, then over prompts.
+
+        Parameters
+        ----------
+        query
+            A query, its text, or several of them: those share the worlds that they have in common.
+        prompts
+            The prompts, or plain texts.
+        donors
+            For ``resample``: how many donors each prompt gets, at most.  For ``noise``: how many draws.
+        pool
+            Where donors and means come from.  None: the other prompts; the interval is conditional on
+            them.  Prompts: those.  ``"random"``: the other prompts, and the interval covers the draw of
+            donors too (crossed bootstrap).
+        seed
+            Of donors, noise and resampling.
+        target
+            What ``target`` means: ``"argmax"``, the most likely token of the natural world, or
+            ``"answer"``, the first token of the prompts' answers.  Donors with a prompt's own target are
+            left out.
+        vectors
+            Vectors [d_model] or [prompt, d_model] by name, for ``value``, ``add`` and ``project_out``.
+        level
+            Confidence level.
+        strata
+            Name of a feature of the prompts that donors must share.
+        memory
+            Bytes that the rows of one chunk may take; default: found from the device.
+        progress
+            Called with (rows done, rows in all).
+
+        Returns
+        -------
+        Result, or a list of them
+            In the units of the outcome; an effect is ``Y(do) − Y``.
+
+        Raises
+        ------
+        ExpressionError, UnknownNodeError, UnknownNameError, PromptError, InputError
+            Before anything is run.
+        InterventionError, NonFiniteError, OutOfMemory
+            During the run.
+
+        References
+        ----------
+        Pearl (2001), Direct and indirect effects.
+        """
+        from causalnet.effects.estimate import estimate
+        from causalnet.effects.prepare import Options
+
+        queries, several = _queries(query)
+        options = Options(donors, pool, seed, target, {} if vectors is None else vectors, level, strata)
+        found = estimate(
+            self.mechanisms,
+            self.tokenizer,
+            queries,
+            _prompts(prompts),
+            options,
+            memory=memory,
+            progress=progress,
+        )
+        return found if several else found[0]
+
+    def plan(
+        self,
+        query: Asked | Sequence[Asked],
+        prompts: Prompts | Iterable[str],
+        *,
+        donors: int = 15,
+        pool: Prompts | str | None = None,
+        target: str = "argmax",
+        vectors: Mapping[str, Any] | None = None,
+    ) -> "Plan | tuple[Plan, ...]":
+        """Return what :meth:`evaluate` would run, without running anything; print it to read the cost.
+
+        The number of draws is the most that there can be: donors with the prompt's own target are known
+        only after a forward pass.
+
+        Returns
+        -------
+        Plan, or a tuple of them
+            One plan, except for several queries that draw differently.
+        """
+        from causalnet.effects.prepare import Options, prepare
+
+        queries, _ = _queries(query)
+        options = Options(donors, pool, 0, target, {} if vectors is None else vectors)
+        ready: Prepared = prepare(self.mechanisms, self.tokenizer, queries, _prompts(prompts), options, draw=False)
+        plans = tuple(batch.plan for batch in ready.batches)
+        return plans[0] if len(plans) == 1 else plans
+
+    def explain(self, query: Asked) -> str:
+        """Say in plain English what a query runs on this model, and which assignments give way to which."""
+        return _query(query).explain(self.graph)
+
+    def worlds(self, query: Asked) -> "tuple[World, ...]":
+        """Return the distinct worlds that a query runs on this model, the natural one first."""
+        return _query(query).worlds(self.graph)
+
+    def mutilated(self, query: Asked, world: int | None = None) -> "CausalGraph":
+        """Return the graph of one world of a query: arrows into what is set are cut.
+
+        Parameters
+        ----------
+        query
+            The query.
+        world
+            Number of the world, as :meth:`worlds` counts them; default: the first that is read and set.
+        """
+        return _query(query).graph(self.graph, world)
+
     def check(self) -> "CheckReport":
-        """Hold the compiled form against the real model."""
+        """Hold the compiled form against the real model: every closure, with its misfit and tolerance."""
         from causalnet.model.check import check as measure
 
         return measure(self.mechanisms)
 
 
-def compile(model: Any, *, granularity: str = "layer", tokenizer: Any = None) -> CausalModel:
-    """Compile a causal language model into its causal graph and mechanisms."""
+def compile(
+    model: Any,
+    *,
+    granularity: str = "layer",
+    dtype: Any = None,
+    device: str | None = None,
+    device_map: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    tokenizer: Any = None,
+) -> CausalModel:
+    """Compile a causal language model into a causal graph over its own modules, and check it.
+
+    Parameters
+    ----------
+    model
+        A ``transformers`` causal LM in eval mode, a checkpoint folder, or a hub name.
+    granularity
+        ``"layer"``, or ``"head"`` for a graph whose attention nodes are split into heads.  Queries may
+        name heads on either.
+    dtype, device, device_map, revision, trust_remote_code
+        How a folder or hub model is loaded: float32 on the CPU unless asked.  A model that is already
+        loaded stays as it is.
+    tokenizer
+        The model's tokenizer; default the one beside its weights, loaded when it is first needed.
+
+    Returns
+    -------
+    CausalModel
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or an argument does not fit.
+    UnsupportedModelError
+        If its computation cannot be expressed truthfully.
+    CompileError
+        If the compiled form does not reproduce the model.
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+    ...                      num_attention_heads=1, num_key_value_heads=1)
+    >>> compile(LlamaForCausalLM(config).eval()).graph.has_edge("attn[0]", "mlp[0]")
+    True
+    """
+    how = {"dtype": dtype, "device": device, "device_map": device_map, "revision": revision}
+    return _compiled(model, how, granularity, trust_remote_code, tokenizer, verify=True)
+
+
+def check(model: Any, *, dtype: Any = None, device: str | None = None, revision: str | None = None) -> "CheckReport":
+    """Measure every closure of a model's compiled form; nothing is raised where one fails.
+
+    Parameters
+    ----------
+    model, dtype, device, revision
+        As in :func:`compile`.
+
+    Returns
+    -------
+    CheckReport
+        ``report.holds``, ``report.worst``, ``report.rows``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If its computation cannot be expressed at all.
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+    ...                      num_attention_heads=1, num_key_value_heads=1)
+    >>> check(LlamaForCausalLM(config).eval()).holds
+    True
+    """
+    how = {"dtype": dtype, "device": device, "revision": revision}
+    return _compiled(model, how, "layer", False, None, verify=False).check()
+
+
+def compile_config(
+    config: Any, *, granularity: str = "layer", revision: str | None = None, trust_remote_code: bool = False
+) -> "CausalGraph":
+    """Return the causal graph of the model that a config describes, without weights.
+
+    Parameters
+    ----------
+    config
+        A ``transformers`` config, a ``config.json``, a checkpoint folder or a hub name.
+    granularity, revision, trust_remote_code
+        As in :func:`compile`.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config
+    >>> compile_config(GPT2Config(n_layer=48)).layers
+    48
+    """
+    from causalnet.model.compile import compile_config as graph_of
+    from causalnet.model.load import load_config
+
+    name = ""
+    if isinstance(config, str | Path):
+        name = _name(config)
+        config = load_config(config, revision=revision, trust_remote_code=trust_remote_code)
+    return graph_of(config, granularity=granularity, name=name)
+
+
+def _compiled(
+    model: Any, how: Mapping[str, Any], granularity: str, trust: bool, tokenizer: Any, *, verify: bool
+) -> CausalModel:
     from causalnet.model.compile import compile_model
     from causalnet.model.load import load_model, load_tokenizer
 
+    given = {name: value for name, value in how.items() if value is not None}
+    revision, name = how.get("revision"), ""
+    source = str(getattr(model, "name_or_path", "") or "")
     if isinstance(model, str | Path):
-        tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
-        model = load_model(model)
-    return CausalModel(compile_model(model, granularity=granularity), tokenizer)
+        name, source = _name(model), str(model)
+        if "dtype" in given:
+            given["dtype"] = str(given["dtype"]).removeprefix("torch.")
+        model = load_model(model, trust_remote_code=trust, **given)
+    elif given:
+        what = f"{', '.join(given)} cannot be set on a model that is already loaded"
+        raise InputError(explain(what, mend="give a folder or a hub name, or load the model that way"))
+    elif hasattr(model, "model_type") and not hasattr(model, "forward"):
+        raise InputError(explain("a config has no weights to compute with", mend="compile_config gives its graph"))
+
+    def find() -> Any:
+        if tokenizer is not None:
+            return tokenizer
+        mend = "give one: compile(model, tokenizer=…)"
+        if not source:
+            raise InputError(explain("the model has no tokenizer", mend=mend))
+        try:
+            return load_tokenizer(source, revision=revision, trust_remote_code=trust)
+        except InputError as error:
+            raise InputError(explain(str(error), mend=mend)) from error
+
+    return CausalModel(compile_model(model, granularity=granularity, name=name, verify=verify), find)
 
 
-def check(model: Any) -> "CheckReport":
-    """Compile a model and measure every closure."""
-    return compile(model).check()
+def _name(model: str | Path) -> str:
+    """Return how a model is called in results: a folder's name, or the hub name as it is."""
+    path = Path(model).expanduser()
+    return (path.resolve().name if path.exists() else "") or str(model)
+
+
+def _queries(query: Any) -> tuple[list[Query], bool]:
+    """Return queries as a list, and whether several were asked."""
+    if isinstance(query, Query | str):
+        return [_query(query)], False
+    if isinstance(query, Iterable):
+        found = [_query(one) for one in query]
+        if found:
+            return found, True
+        raise ExpressionError(explain("no query was given", mend="write E[…] or TE(…), or a text"))
+    return [_query(query)], False
+
+
+def _query(query: Any) -> Query:
+    if isinstance(query, str):
+        return parse(query)
+    if not isinstance(query, Query):
+        raise ExpressionError(explain(f"{query} is no query", mend="write E[…] or TE(…), or a text"))
+    return query
+
+
+def _prompts(prompts: Any) -> Prompts:
+    return prompts if isinstance(prompts, Prompts) else Prompts.from_texts(prompts)

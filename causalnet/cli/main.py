@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from causalnet.cli import hydra
+from causalnet.cli import do, hydra
 from causalnet.errors import CausalnetError
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ def causalnet() -> None:
     """
 
 
+do.register(app)
 hydra.register(app)
 
 

@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     recipe = recipe_of(options.arm)
     if options.steps is not None:
-        recipe = replace(recipe, steps=options.steps)
+        recipe = replace(recipe, steps=options.steps, cooldown=min(recipe.cooldown, max(options.steps // 5, 1)))
     if options.drop is not None:
         recipe = replace(recipe, drop=options.drop)
     trainer = Trainer(recipe, options.out, compile=not options.no_compile)

@@ -16,7 +16,7 @@ from causalnet.graph import Node
 from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
 from causalnet.model.probe import hooked
 
-__all__ = ["Call", "Natural", "capture", "contribution", "head_contribution", "run_natural"]
+__all__ = ["Call", "Natural", "add_beside", "capture", "contribution", "head_contribution", "run_natural"]
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,10 @@ class Natural:
         return self.ids.shape[1]
 
 
-def contribution(part: Mechanism, output: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Turn a source's output into what is added to the residual stream that was ``before``."""
-    if part.adds_residual:
-        return output.reshape(before.shape) - before
-    out = output.reshape(before.shape)
-    return out if part.scale == 1.0 else out * part.scale
+def contribution(part: Mechanism, output: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
+    """Turn a source's output into what is added to the residual stream; ``beside`` is what other modules add."""
+    out = output if part.scale == 1.0 else output * part.scale
+    return out if beside is None else out + beside.reshape(out.shape)
 
 
 def head_contribution(part: Mechanism, value: torch.Tensor, head: int) -> torch.Tensor:
@@ -149,34 +147,38 @@ def run_natural(
         Whether keys and values are kept for rows to share.
     """
     natural = Natural(ids, first)
+    # A mixer that needs more of the past than keys and values is computed over the whole prompt.
+    cached = cached and all(part.cached for layer in mechanisms.layers for part in layer)
     cache = prefix_cache(mechanisms) if cached else None
-    outputs: dict[Node, torch.Tensor] = {}
+    beside: dict[Node, torch.Tensor] = {}
+
+    def enter(hidden: torch.Tensor) -> None:
+        natural.streams.append(hidden[:, first:].clone())
 
     def keep(part: Mechanism) -> Any:
         def hook(output: torch.Tensor) -> None:
-            outputs[part.node] = output
+            value = contribution(part, output, beside.pop(part.node, None))
+            natural.contributions[part.node] = value.reshape(*ids.shape, -1)[:, first:].clone()
 
         return hook
 
-    def leave(layer: Layer) -> Any:
-        # Runs after the layer: contributions are taken while entering stream and outputs are at hand.
-        def hook(output: torch.Tensor) -> None:
-            _record_layer(natural, layer, entering.pop(), outputs, first)
-            if layer.index + 1 == len(mechanisms.layers):
-                natural.streams.append(output[:, first:].clone())
+    def leave(output: torch.Tensor) -> None:
+        natural.streams.append(output[:, first:].clone())
 
-        return hook
-
-    entering: list[torch.Tensor] = []
     with hooked() as hooks, torch.no_grad():
         for layer in mechanisms.layers:
-            hooks.on_input(layer.module, lambda hidden: entering.append(hidden))
+            hooks.on_input(layer.module, enter)
             for part in layer:
+                for module, scale in part.also:
+                    hooks.on_output(module, add_beside(beside, part.node, scale))
                 hooks.on_output(part.source, keep(part))
             if layer.index in heads and layer.attn is not None and layer.attn.out is not None:
                 hooks.on_input(layer.attn.out, _keep_heads(natural, layer.index, first))
-            hooks.on_output(layer.module, leave(layer))
+        hooks.on_output(mechanisms.layers[-1].module, leave)
         forward(mechanisms, ids, cache)
+    missing = [part.node for layer in mechanisms.layers for part in layer if part.node not in natural.contributions]
+    if missing:
+        raise InterventionError(f"{missing[0]} was not called in the natural run; is the model compiled?")
     if cache is not None and cache.recorded():
         natural.cache = cache
     return natural
@@ -189,18 +191,14 @@ def _keep_heads(natural: Natural, index: int, first: int) -> Any:
     return hook
 
 
-def _record_layer(
-    natural: Natural, layer: Layer, entering: torch.Tensor, outputs: dict[Node, torch.Tensor], first: int
-) -> None:
-    natural.streams.append(entering[:, first:].clone())
-    before = entering
-    for part in layer:
-        if part.node not in outputs:
-            raise InterventionError(f"{part.node} was not called in the natural run; is the model compiled?")
-        output = outputs.pop(part.node)
-        natural.contributions[part.node] = contribution(part, output, before)[:, first:].clone()
-        if part.adds_residual and not layer.parallel:
-            before = output.reshape(before.shape)
+def add_beside(beside: dict[Node, torch.Tensor], node: Node, scale: float) -> Any:
+    """Return a hook that adds up the outputs of the further modules of a contribution."""
+
+    def hook(output: torch.Tensor) -> None:
+        flat = output.reshape(-1, output.shape[-1]) * scale
+        beside[node] = flat if node not in beside else beside[node] + flat
+
+    return hook
 
 
 def forward(mechanisms: Mechanisms, ids: torch.Tensor, cache: Any = None) -> None:

@@ -21,7 +21,7 @@ from causalnet.expr.values import Natural as NaturalValue
 from causalnet.expr.world import NATURAL_WORLD, World, ground
 from causalnet.graph import Node
 from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
-from causalnet.model.probe import Hooks, hooked
+from causalnet.model.probe import Hooks, hidden_of, hooked, with_hidden
 
 __all__ = ["Forward", "full_forward", "run_plain"]
 
@@ -91,7 +91,9 @@ class _Forward:
         self.written: set[tuple[Node, Node | None]] = set()
         self.out = Forward(torch.empty(0))
         self.stream: torch.Tensor = torch.empty(0)
-        self.edges_read: dict[Node, torch.Tensor] = {}
+        self.beside: dict[Node, torch.Tensor] = {}
+        self.by_head: dict[Node, torch.Tensor] = {}
+        self.heads_seen: torch.Tensor | None = None
 
     def run(self) -> Forward:
         mechanisms, readout = self.mechanisms, self.mechanisms.readout
@@ -134,13 +136,16 @@ class _Forward:
         """Return the sum over edges into ``receiver`` of v − a, [position, d_model], or None."""
         shift = None
         for (sender, target), row in self.table.items():
-            if target != receiver:
+            if target != receiver or sender.kind == "norm":
                 continue
             self.written.add((sender, target))
             own = self.out.values[sender]
-            shift = torch.zeros_like(own) if shift is None else shift
+            change = torch.zeros_like(own)
             for column, (site, what) in row.items():
-                shift[column] += self._value(sender, site, what, column, own[column]) - own[column]
+                change[column] = self._value(sender, site, what, column, own[column]) - own[column]
+            if sender.kind == "head":
+                change = _projected(self.mechanisms.mechanism(sender), change, sender.head or 0)
+            shift = change if shift is None else shift + change
         return shift
 
     # -- hooks -----------------------------------------------------------------------------------------
@@ -160,7 +165,11 @@ class _Forward:
         for part in layer:
             self._hook_read(hooks, layer, part)
             if part.out is not None and part.node.kind == "attn":
+                if part.module is not None:
+                    hooks.on_call(part.module, self._each_head_reads(layer, part))
                 hooks.on_input(part.out, self._heads_hook(layer, part))
+            for module, scale in part.also:
+                hooks.on_output(module, self._beside_hook(part, scale))
             hooks.on_output(part.source, self._source_hook(layer, part))
 
     def _hook_read(self, hooks: Hooks, layer: Layer, part: Mechanism) -> None:
@@ -184,28 +193,63 @@ class _Forward:
         if where is not None:
             hooks.on_input(where, read)
 
+    def _each_head_reads(self, layer: Layer, part: Mechanism) -> Any:
+        """Run the attention once for every head into which an edge is set; that head is what it computes there."""
+
+        def read(args: tuple, kwargs: dict[str, Any]) -> None:
+            assert part.module is not None
+            hidden = hidden_of(args, kwargs)
+            for head in range(part.heads or 0):
+                node = Node("head", layer.index, head)
+                shift = self._edge_shift(node)
+                if shift is None:
+                    continue
+                changed = (self.stream + shift).unsqueeze(0)
+                changed = changed if part.norm is None else part.norm.forward(changed)
+                given, named = with_hidden(args, kwargs, changed.view(hidden.shape))
+                self.heads_seen = torch.empty(0)
+                part.module.forward(*given, **named)
+                self.by_head[node] = self._slice(self.heads_seen, part, head)
+                self.heads_seen = None
+
+        return read
+
+    def _slice(self, hidden: torch.Tensor, part: Mechanism, head: int) -> torch.Tensor:
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        width = hidden.shape[-1] // (part.heads or 1)
+        return flat[:, head * width : (head + 1) * width]
+
     def _heads_hook(self, layer: Layer, part: Mechanism) -> Any:
         def hook(hidden: torch.Tensor) -> torch.Tensor | None:
-            flat = hidden.reshape(-1, hidden.shape[-1])
-            width = hidden.shape[-1] // (part.heads or 1)
+            if self.heads_seen is not None:
+                self.heads_seen = hidden
+                return None
             pieces = []
             for head in range(part.heads or 1):
                 node = Node("head", layer.index, head)
-                value = self._apply(node, flat[:, head * width : (head + 1) * width])
+                read = self.by_head.get(node)
+                value = self._apply(node, self._slice(hidden, part, head) if read is None else read)
                 self.out.values[node] = value
                 pieces.append(value)
             return torch.cat(pieces, -1).view(hidden.shape)
 
         return hook
 
+    def _beside_hook(self, part: Mechanism, scale: float) -> Any:
+        def hook(output: torch.Tensor) -> None:
+            flat = output.reshape(-1, output.shape[-1]) * scale
+            self.beside[part.node] = flat if part.node not in self.beside else self.beside[part.node] + flat
+
+        return hook
+
     def _source_hook(self, layer: Layer, part: Mechanism) -> Any:
         def hook(output: torch.Tensor) -> torch.Tensor | None:
+            if self.heads_seen is not None:
+                return None
             flat = output.reshape(-1, output.shape[-1])
-            attn = self.out.values.get(Node("attn", layer.index))
-            before = self.stream
-            if part.node.kind == "mlp" and not layer.parallel and attn is not None:
-                before = before + attn
-            value = flat - before if part.adds_residual else flat * part.scale
+            beside = self.beside.get(part.node)
+            value = flat * part.scale if beside is None else flat * part.scale + beside
+            own = value
             if part.node.kind == "attn":
                 bias = getattr(part.out, "bias", None)
                 node = Node("bias", layer.index)
@@ -216,9 +260,9 @@ class _Forward:
                     value = value + changed - constant
             new = self._apply(part.node, value)
             self.out.values[part.node] = new
-            if new is value and (part.node.kind != "attn" or (Node("bias", layer.index), None) not in self.table):
+            if new is own:
                 return None
-            return (new + before if part.adds_residual else new / part.scale).view(output.shape)
+            return ((new if beside is None else new - beside) / part.scale).view(output.shape)
 
         return hook
 
@@ -234,13 +278,29 @@ class _Forward:
         z = self.out.values[Node("resid", len(self.mechanisms.layers))]
         for_norm, own = self._edge_shift(Node("norm")), self._edge_shift(Node("logits"))
         scale = norm.sigma(z if for_norm is None else z + for_norm)
-        scale = self._apply(Node("norm"), scale.unsqueeze(-1))[:, 0]
-        self.out.values[Node("norm")] = scale.unsqueeze(-1)
-        if for_norm is None and own is None and (Node("norm"), None) not in self.table:
+        scale = self._apply(Node("norm"), scale.unsqueeze(-1))
+        self.out.values[Node("norm")] = scale
+        if for_norm is None and own is None and not any(sender.kind == "norm" for sender, _ in self.table):
             return None
+        # The edge norm -> logits: the logits read another scale than the norm has.
+        for column, (site, what) in self.table.get((Node("norm"), Node("logits")), {}).items():
+            self.written.add((Node("norm"), Node("logits")))
+            scale = scale.clone()
+            scale[column] = self._value(Node("norm"), site, what, column, scale[column])
+        scale = scale[:, 0]
         wide = scale.dtype
         value = norm.centre((z if own is None else z + own).to(wide)) / scale.unsqueeze(-1)
         return (value * norm.gain.to(wide) + norm.bias.to(wide)).to(output.dtype).view(output.shape)
+
+
+def _projected(part: Mechanism, value: torch.Tensor, head: int) -> torch.Tensor:
+    """Return the contribution [..., d_model] of a head's value [..., head_dim], by the projection itself."""
+    assert part.out is not None
+    width = value.shape[-1]
+    padded = value.new_zeros((*value.shape[:-1], (part.heads or 1) * width))
+    padded[..., head * width : (head + 1) * width] = value
+    bias = getattr(part.out, "bias", None)
+    return (part.out.forward(padded) - (0 if bias is None else bias)) * part.scale
 
 
 def _token(mechanisms: Mechanisms, inputs: Inputs, token: Any, natural: torch.Tensor, prompt: int, lookup: Any) -> int:
@@ -278,12 +338,7 @@ def _direct(
     for node in nodes:
         value = forward.values[node][column]
         if node.kind == "head":
-            part = mechanisms.mechanism(node)
-            padded = value.new_zeros((part.heads or 1) * value.shape[0])
-            assert node.head is not None and part.out is not None
-            padded[node.head * value.shape[0] : (node.head + 1) * value.shape[0]] = value
-            bias = getattr(part.out, "bias", None)
-            value = (part.out.forward(padded.unsqueeze(0))[0] - (0 if bias is None else bias)) * part.scale
+            value = _projected(mechanisms.mechanism(node), value.unsqueeze(0), node.head or 0)[0]
         total += float((value.to(directions.weight.dtype) * directions.weight[0]).sum() / sigma)
     return total
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, Cache
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from causalnet.model.mechanism import Mechanisms
@@ -50,6 +50,8 @@ class Rows:
         For each layer whether its attention reads the shared prefix without a copy.
     fallback
         The model's own attention function.
+    implementation
+        Its name in the model's config.
     """
 
     start: int
@@ -60,6 +62,7 @@ class Rows:
     prompts: int = 1
     shared: dict[int, bool] = field(default_factory=dict)
     fallback: Callable[..., Any] | None = None
+    implementation: str | None = None
 
 
 class _PrefixLayer(CacheLayerMixin):
@@ -153,7 +156,8 @@ def attending(mechanisms: Mechanisms, cache: _PrefixCache, rows: Rows) -> Iterat
     """
     configs = _configs(mechanisms)
     before = [config._attn_implementation for config in configs]
-    rows.fallback = _own_attention(mechanisms, before[0] if before else None)
+    rows.implementation = before[0] if before else None
+    rows.fallback = _own_attention(mechanisms, rows.implementation)
     token = _ACTIVE.set(cache)
     cache.rows = rows
     try:
@@ -206,6 +210,11 @@ def _shared_prefix_attention(
     rows, index = cache.rows, int(module.layer_idx)  # type: ignore[arg-type]
     layer: _PrefixLayer = cache.layers[index]  # type: ignore[assignment]
     plain = all(name in _PLAIN_ARGUMENTS or given is None for name, given in kwargs.items() if name != "cache")
+    if attention_mask is None:
+        # A window that is not in the mask is kept by the model's own attention only.
+        plain &= (kwargs.get("sliding_window") or 10**9) >= rows.start + query.shape[2]
+    else:
+        plain &= attention_mask.shape[1] == 1
     if index not in rows.shared:
         # First call of the layer: keys arrived with the prefix in front.  From now on they need not.
         rows.shared[index] = plain and rows.start > 0
@@ -217,7 +226,16 @@ def _shared_prefix_attention(
     return rows.fallback(module, query, key, value, attention_mask, **kwargs)
 
 
+def _own_mask(*args: Any, **kwargs: Any) -> Any:
+    """Make the mask that the model's own attention would be given; without one its windows would be lost."""
+    cache = _ACTIVE.get()
+    assert cache is not None and cache.rows is not None, "this mask is made inside attending() only"
+    make = AttentionMaskInterface().get(cache.rows.implementation)
+    return None if make is None else make(*args, **kwargs)
+
+
 AttentionInterface.register(INTERFACE, _shared_prefix_attention)
+AttentionMaskInterface.register(INTERFACE, _own_mask)
 
 
 def attend(

@@ -266,8 +266,10 @@ def _contributions(of: Ref, base: Scene) -> Iterable[Node]:
     contributors = set(graph.contributors)
     if isinstance(of, Component) and of.kind == "resid":
         streams = [layer for layer, _ in layers_of(of, graph)]
+        if len(streams) > 1:
+            raise Fault(explain(f"{of} names several streams", mend=f"read one: direct(resid[{streams[-1]}])"), of)
         # resid[l] enters layer l: it is the sum of what was added before.
-        return [node for node in graph.contributors if (-1 if node.layer is None else node.layer) < max(streams)]
+        return [node for node in graph.contributors if (-1 if node.layer is None else node.layer) < streams[0]]
     found = nodes(of, base)
     for node, how in found.items():
         if node in contributors or how.named != EXPLICIT:

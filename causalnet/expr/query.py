@@ -76,7 +76,7 @@ class Term:
         return f"{int(size) if size.is_integer() and size < 2**53 else repr(size)}*"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Query:
     """A question: a linear combination of expectations and named estimands.
 
@@ -102,7 +102,7 @@ class Query:
     """
 
     terms: tuple[Term, ...]
-    text: str | None = field(default=None, compare=False, repr=False)
+    text: str | None = field(default=None, compare=False)
     # numpy scalars then leave ``2.0 * query`` to the query
     __array_ufunc__: ClassVar[None] = None
 
@@ -111,6 +111,9 @@ class Query:
         for term in self.terms[1:]:
             words += ["-" if term.coefficient < 0 else "+", str(replace(term, coefficient=abs(term.coefficient)))]
         return " ".join(words)
+
+    def __repr__(self) -> str:
+        return f"parse({str(self)!r})"
 
     def __add__(self, other: Any) -> "Query":
         return total([self, other])

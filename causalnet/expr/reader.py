@@ -87,9 +87,9 @@ class _Reader:
 
     def outcome(self, parts: list[Any]) -> outcomes.Outcome:
         found, *positions = parts
-        for position in positions:
-            found = found @ position
-        return found
+        if len(positions) > 1:
+            raise ExpressionError(f"{found @ positions[0]} already has a position")
+        return found @ positions[0] if positions else found
 
     def read(self, parts: list[Any]) -> outcomes.Outcome:
         return outcomes.Outcome(str(parts[0]), tuple(parts[1:]))

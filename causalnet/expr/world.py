@@ -115,6 +115,10 @@ class World:
         """The worlds that this world takes values from, each once, in order of first use."""
         return tuple(dict.fromkeys(value.world for _, value in self.writes if isinstance(value, InWorld)))
 
+    def uses(self, *kinds: type) -> bool:
+        """Whether the world, or one nested in it, writes a value of one of these kinds."""
+        return any(isinstance(value, kinds) for value in self.values) or any(w.uses(*kinds) for w in self.nested)
+
 
 NATURAL_WORLD = World()
 """World 0: nothing is written."""

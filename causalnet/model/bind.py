@@ -11,7 +11,7 @@ from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
 from causalnet.model.readout import Readout, read_norm
 from causalnet.model.record import Family, Part, default_window, factor_of, field_of, text_config
 
-__all__ = ["bind", "blocks_of", "graph_of", "layers_of"]
+__all__ = ["bind", "blocks_of", "graph_of", "layers_of", "parts_in"]
 
 
 def bind(
@@ -137,6 +137,11 @@ def _part(parts: tuple[Part, ...], layer: nn.Module) -> Part | None:
         if not part.classes or {type(found[0]).__name__, type(layer).__name__} & set(part.classes):
             return part
     return None
+
+
+def parts_in(record: Family, layer: nn.Module) -> tuple[Part | None, Part | None]:
+    """Return the parts of a record that describe the mixer and the MLP of a layer."""
+    return _part(record.attn, layer), _part(record.mlp, layer)
 
 
 def _mechanism(config: Any, record: Family, part: Part, node: Node, layer: nn.Module, shared: bool) -> Mechanism:

@@ -35,6 +35,11 @@ class Misfit:
         """Whether the misfit is within the tolerance (a NaN never is)."""
         return self.size <= self.tolerance
 
+    def __str__(self) -> str:
+        """Say what misses, where and by how much."""
+        where = "" if self.layer is None else f" in layer {self.layer}"
+        return f"{self.what}{where} misses by {self.size:.2e} (relative; tolerance {self.tolerance:.0e})"
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -74,16 +79,21 @@ class CheckReport:
                 worst[key] = row
         return tuple(worst.values())
 
+    @property
+    def misfit(self) -> str:
+        """The first closure that fails, as a message; empty where all hold."""
+        failed = next((row for row in self.rows if not row.holds), None)
+        if failed is None:
+            return ""
+        return (
+            f"{self.model}: the compiled form (by {self.found}) does not reproduce the model: {failed}; where weights "
+            "are quantised, sharded or patched, load the model as it was trained, in float32"
+        )
+
     def raise_on_misfit(self) -> None:
         """Raise a :class:`CompileError` that names the first closure that fails."""
-        for row in self.rows:
-            if not row.holds:
-                where = "" if row.layer is None else f" in layer {row.layer}"
-                raise CompileError(
-                    f"{self.model}: the compiled form (by {self.found}) does not reproduce the model: "
-                    f"{row.what}{where} misses by {row.size:.2e} (relative; tolerance {row.tolerance:.0e}); quantised, sharded or "
-                    "patched weights can do this: load the model unpatched in float32"
-                )
+        if self.misfit:
+            raise CompileError(self.misfit)
 
 
 @torch.no_grad()

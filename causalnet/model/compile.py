@@ -8,7 +8,7 @@ from torch import nn
 from causalnet.errors import CompileError, InputError, UnsupportedModelError, explain
 from causalnet.graph import CausalGraph
 from causalnet.model.bind import bind, graph_of, layers_of
-from causalnet.model.check import check
+from causalnet.model.check import CheckReport, check
 from causalnet.model.discover import discover
 from causalnet.model.families import record_for
 from causalnet.model.mechanism import Mechanisms
@@ -48,9 +48,27 @@ def compile_model(
     _check_granularity(granularity)
     _refuse_unfit(hf)
     config = text_config(hf.config)
-    mechanisms = _bound(hf, record or _record(config), granularity, name)
-    if verify:
-        check(mechanisms).raise_on_misfit()
+    known = record or _record(config)
+    mechanisms = _bound(hf, known, granularity, name)
+    if not verify:
+        return mechanisms
+    report = check(mechanisms)
+    if report.holds or record is not None or mechanisms.found == "discovery":
+        report.raise_on_misfit()
+        return mechanisms
+    return _second_try(hf, report, granularity, name)
+
+
+def _second_try(hf: nn.Module, report: CheckReport, granularity: str, name: str) -> Mechanisms:
+    """Discover a model that its family's record does not describe; where that fails too, say both reasons."""
+    try:
+        mechanisms = bind(hf, discover(hf), granularity=granularity, name=name, found="discovery")
+        other = check(mechanisms)
+        why = "" if other.holds else str(other.worst)
+    except (UnsupportedModelError, CompileError) as refusal:
+        raise CompileError(f"{report.misfit}; discovery found: {refusal}") from refusal
+    if why:
+        raise CompileError(f"{report.misfit}; what discovery finds misses as well: {why}")
     return mechanisms
 
 

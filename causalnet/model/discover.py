@@ -6,7 +6,7 @@ the module between the last of them and the unembedding; each kind of layer is t
 can be printed to be kept.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch import nn
 
 from causalnet.errors import UnsupportedModelError
 from causalnet.model.anatomy import Call, dissect
+from causalnet.model.bind import parts_in
 from causalnet.model.parts import named, numbers, parts_of
 from causalnet.model.probe import hidden_of, hooked
 from causalnet.model.readout import read_norm
-from causalnet.model.record import Family, text_config
+from causalnet.model.record import Family, Part, Scale, text_config
 from causalnet.model.shrink import layer_signatures, small_copy
 
 __all__ = ["discover"]
@@ -52,21 +53,63 @@ def discover(hf: nn.Module) -> Family:
     exact = next(hf.parameters()).dtype in (torch.float32, torch.float64)
     if size <= _SMALL and exact and not meta:
         return _discover(hf)
-    return _discover(_copy_of(hf))
+    record = _discover(_copy_of(hf))
+    return record if meta else _refit(hf, record)
 
 
 def _copy_of(hf: nn.Module) -> nn.Module:
     """Build a small copy in float64, or in float32 where the code does not run in float64."""
     ids = torch.zeros(1, 2, dtype=torch.long)
     small = small_copy(type(hf), hf.config, dtype=torch.float64)
-    if hasattr(small, "set_experts_implementation"):
-        small.set_experts_implementation("eager")  # the grouped kernels have no float64
     try:
         with torch.no_grad():
             small(ids, use_cache=False)
     except RuntimeError:
         small = small_copy(type(hf), hf.config)
     return small
+
+
+def _refit(hf: nn.Module, record: Family) -> Family:
+    """Measure on the model itself the factors that no config field names: they may depend on its sizes."""
+    parts = (*record.attn, *record.mlp)
+    unnamed = [part for part in parts if _is_unnamed(part.scale) or any(_is_unnamed(scale) for _, scale in part.also)]
+    if not unnamed and not _is_unnamed(record.logit_scale):
+        return record
+    head = hf.get_output_embeddings()  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, head.weight.shape[0], (2, _LENGTH), generator=generator).to(head.weight.device)
+    seen = _Run.of(hf, ids)
+    stack = _stack(hf, seen)
+    scale, softcap = _readout(hf, seen, stack, record.norm, head)
+    changes = {}
+    for part in unnamed:
+        at = next(index for index, call in enumerate(stack.calls) if part in parts_in(record, call.module))
+        changes[part] = _rescaled(record, part, stack, seen, at)
+    return replace(
+        record,
+        attn=tuple(changes.get(part, part) for part in record.attn),
+        mlp=tuple(changes.get(part, part) for part in record.mlp),
+        logit_scale=scale,
+        softcap=softcap,
+    )
+
+
+def _is_unnamed(scale: Scale) -> bool:
+    return isinstance(scale, float | int) and scale != 1.0
+
+
+def _rescaled(record: Family, part: Part, stack: "_Stack", seen: "_Run", at: int) -> Part:
+    """Return a part with its factors as they are in layer ``at``: the sources sum to the layer's change."""
+    layer = f"{stack.path}.{at}"
+    change = (seen.returned[layer] - seen.given[layer]).flatten().double()
+    owners = [other for other in parts_in(record, stack.calls[at].module) if other is not None]
+    paths = [[other.source or other.module, *(path for path, _scale in other.also)] for other in owners]
+    flat = [seen.returned[f"{layer}.{path}"].flatten().double() for group in paths for path in group]
+    factors = torch.linalg.lstsq(torch.stack(flat, -1), change[:, None]).solution[:, 0].tolist()
+    start = sum(len(group) for group in paths[: owners.index(part)])
+    own, *more = (float(f"{factor:.7g}") for factor in factors[start : start + 1 + len(part.also)])
+    also = tuple((path, factor) for (path, _scale), factor in zip(part.also, more, strict=True))
+    return replace(part, scale=own, also=also)
 
 
 @dataclass(frozen=True, eq=False)

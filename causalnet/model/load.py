@@ -1,14 +1,25 @@
 """Load a Hugging Face causal LM for counterfactual work: local or hub, safetensors only, in eval mode."""
 
 import json
+import os
+import re
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from causalnet.errors import InputError, UnsupportedModelError, explain
+from causalnet.errors import InputError, UnsupportedModelError, explain, nearest
 
 __all__ = ["load_config", "load_model", "load_tokenizer"]
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+"""What ``transformers`` raises for a checkpoint that it cannot read."""
 
 
 def load_model(
@@ -19,6 +30,7 @@ def load_model(
     device_map: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> Any:
     """Load a causal LM from a checkpoint folder or the hub.
 
@@ -34,6 +46,8 @@ def load_model(
         Revision of a hub model.
     trust_remote_code
         Passed to ``transformers``; False unless you say so.
+    attn_implementation
+        ``"eager"``, ``"sdpa"``, … as in ``transformers``; default the model's own choice.
 
     Returns
     -------
@@ -43,12 +57,12 @@ def load_model(
     Raises
     ------
     InputError
-        If there is no such folder, no config, no safetensors weights, or an unknown dtype or device.
+        If there is no such folder, no config, no safetensors weights (or not all of them), or an unknown
+        dtype or device.
     UnsupportedModelError
         If the checkpoint is not a causal language model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     if dtype not in _DTYPES:
         raise InputError(explain(f"unknown dtype {dtype!r}", legal=_DTYPES, got=dtype))
@@ -58,17 +72,28 @@ def load_model(
     folder = _folder(model)
     if folder is not None:
         _check_weights(folder)
+    options = _hub_options(model, revision)
+    options |= {"device_map": device_map, "attn_implementation": attn_implementation}
+    auto: Any = _auto("AutoModelForCausalLM")
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            str(folder or model),
-            dtype="auto" if dtype == "auto" else getattr(torch, dtype),
-            revision=revision or "main",
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            device_map=device_map,
+        with _quiet():
+            loaded, report = auto.from_pretrained(
+                str(folder or model),
+                dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **{name: value for name, value in options.items() if value is not None},
+            )
+    except _FAILURES as error:
+        raise InputError(f"{model}: the model could not be loaded: {_first_line(error)}{_hint(model)}") from error
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise InputError(
+            f"{model}: the checkpoint lacks {len(missing)} of the model's weights ({shown}), which would be random; "
+            "is it complete, and of this architecture?"
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{model}: the model could not be loaded: {_first_line(error)}") from error
     if device_map is None:
         loaded = loaded.to(device)
     return loaded.eval()
@@ -82,9 +107,7 @@ def load_config(model: str | Path, *, revision: str | None = None, trust_remote_
     InputError
         If there is no such folder or file, or it holds no readable config.
     """
-    from transformers import AutoConfig
-
-    folder = _folder(model)
+    folder, options = _folder(model), _hub_options(model, revision)
     if folder is not None:
         file = folder if folder.is_file() else folder / "config.json"
         if not file.is_file():
@@ -95,9 +118,10 @@ def load_config(model: str | Path, *, revision: str | None = None, trust_remote_
         _check_json(file)
         model = file
     try:
-        return AutoConfig.from_pretrained(str(model), revision=revision or "main", trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{model}: the config could not be read: {_first_line(error)}") from error
+        with _quiet():
+            return _auto("AutoConfig").from_pretrained(str(model), trust_remote_code=trust_remote_code, **options)
+    except _FAILURES as error:
+        raise InputError(f"{model}: the config could not be read: {_first_line(error)}{_hint(model)}") from error
 
 
 def load_tokenizer(model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -108,15 +132,39 @@ def load_tokenizer(model: str | Path, *, revision: str | None = None, trust_remo
     InputError
         If the folder or the hub has none.
     """
-    from transformers import AutoTokenizer
-
-    folder = _folder(model)
+    folder, options = _folder(model), _hub_options(model, revision)
     try:
-        return AutoTokenizer.from_pretrained(
-            str(folder or model), revision=revision or "main", trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{model}: no tokenizer could be loaded: {_first_line(error)}") from error
+        with _quiet():
+            return _auto("AutoTokenizer").from_pretrained(
+                str(folder or model), trust_remote_code=trust_remote_code, **options
+            )
+    except _FAILURES as error:
+        raise InputError(f"{model}: no tokenizer could be loaded: {_first_line(error)}{_hint(model)}") from error
+
+
+def _auto(name: str) -> Any:
+    """Return an ``Auto…`` class; importing ``transformers`` takes seconds, so only when something is loaded."""
+    import transformers
+
+    return getattr(transformers, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep loading bars, log lines and warnings of ``transformers`` off the terminal, stdout above all."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _folder(model: str | Path) -> Path | None:
@@ -124,20 +172,53 @@ def _folder(model: str | Path) -> Path | None:
     path = Path(model).expanduser()
     if path.exists():
         return path
-    # A hub name is NAME or OWNER/NAME; anything else can only have been meant as a path.
     text = str(model)
-    if isinstance(model, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or path.parent.is_dir():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        if isinstance(model, Path) or text.count("/") != 0 or path.name in siblings or "." in text:
-            raise InputError(
-                explain(
-                    f"no model folder {text!r}",
-                    legal=sorted(siblings)[:12],
-                    got=path.name,
-                    mend="give a folder with config.json and *.safetensors, or a hub name such as openai-community/gpt2",
-                )
-            )
-    return None
+    # A hub name is NAME or OWNER/NAME, and OWNER is no folder here; anything else was meant as a path.
+    hub = _HUB_NAME.fullmatch(text) and not text.endswith((".json", ".safetensors"))
+    if hub and not isinstance(model, Path) and ("/" not in text or not path.parent.is_dir()):
+        return None
+    raise InputError(
+        explain(
+            f"no model folder {text!r}",
+            legal=_siblings(path),
+            got=path.name,
+            mend="give a folder with config.json and *.safetensors, or a hub name (openai-community/gpt2)",
+        )
+    )
+
+
+def _siblings(path: Path) -> list[str]:
+    """Return the model folders that lie where ``path`` was looked for."""
+    if not path.parent.is_dir():
+        return []
+    return sorted(entry.name for entry in path.parent.iterdir() if (entry / "config.json").is_file())
+
+
+def _hint(model: str | Path) -> str:
+    """Return the nearest local model, for a hub name that may have been meant as a folder."""
+    path = Path(model)
+    guess = None if path.exists() else nearest(path.name, _siblings(path))
+    return f"; there is no local folder {str(model)!r} either; did you mean {guess!r}?" if guess else ""
+
+
+def _hub_options(model: str | Path, revision: str | None) -> dict[str, Any]:
+    """Return options for a hub name: where the hub cannot be reached, only its cache is looked at, at once."""
+    options: dict[str, Any] = {"revision": revision or "main"}
+    if _folder(model) is None and not _reachable():
+        options["local_files_only"] = True
+    return options
+
+
+def _reachable() -> bool:
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        # A proxy resolves names by itself.
+        return any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+    return True
 
 
 def _check_json(file: Path) -> None:

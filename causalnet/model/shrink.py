@@ -83,7 +83,10 @@ def small_copy(hf_class: type | None, config: Any, *, seed: int = 0, dtype: torc
         size = sum(parameter.numel() for parameter in meta.parameters())
         if size > _LARGEST:
             raise UnsupportedModelError(f"its smallest copy would still have {size / 1e6:.0f} million parameters")
-        return randomise(build(small, hf_class, dtype=dtype), seed)
+        model = randomise(build(small, hf_class, dtype=dtype), seed)
+        if dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+            model.set_experts_implementation("eager")  # the grouped kernels have no float64
+        return model
     except Exception as error:  # whatever a stranger's constructor raises
         raise UnsupportedModelError(
             f"no small copy of a {config.model_type} model could be built to probe: {type(error).__name__}: "

@@ -419,6 +419,8 @@ def test_direct_reads_contributions():
     assert nodes("attn[2].head[1]") == ["attn[2].head[1]"]
     assert nodes("(attn[1] | attn[1].head[0])") == ["attn[1].head[0]", "attn[1].head[1]", "attn[1].bias"]
     assert nodes("desc(mlp[1])") == ["attn[2]", "mlp[2]"]
+    with pytest.raises(ExpressionError, match="several streams"):
+        nodes("resid[1:]")
     assert nodes("resid[1]") == ["embed", "attn[0]", "mlp[0]"]
     assert nodes("resid[3]") == [str(node) for node in SEQUENTIAL.contributors]
     assert nodes("attn[2]", NORMED) == ["attn[2]"]

@@ -295,7 +295,7 @@ def test_edge_consistency_against_listing_every_path():
     assert verdicts == {True, False}
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(strategies.sentences())
 def test_whatever_is_asked_compiles_or_is_refused(sentence):
     graph = GRAPHS["sequential"]

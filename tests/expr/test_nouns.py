@@ -86,6 +86,9 @@ def test_worlds_know_what_is_nested():
     outer = World(((Site(Node("mlp", 2)), InWorld(inner)), (Site(Node("norm")), InWorld(inner))))
     assert outer.nested == (inner,)
     assert (inner.depth, outer.depth) == (1, 2)
+    assert outer.uses(x.Zero)
+    assert outer.uses(x.Mean, x.InWorld)
+    assert not outer.uses(x.Resample)
     assert pickle.loads(pickle.dumps(outer)) == outer
     assert outer.nodes == {Node("mlp", 2), Node("norm")}
     edge = World(((Site(MLP, None, Node("norm")), ZERO),))

@@ -17,7 +17,7 @@ from causalnet.expr.operators import MAX_DEPTH
 from causalnet.expr.parser import MAX_BRACKETS
 from causalnet.expr.reader import unquote
 
-fuzz = settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+fuzz = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 MARKS = "E [ ] ( ) | , ; @ = == -> - + * / & : . < << >> >= ! $ ' \" \\"
 NOUNS = "do attn mlp resid embed norm logits head bias desc anc between along under target last pos span"
@@ -200,4 +200,7 @@ def test_positions_print_as_they_are_parsed():
     for text in ("@0", "@-2", "@last", "@3:6", "@-3:", "@:4", "@3:-1", "@subject"):
         query = parse(f"TE(attn[5]{text} = zero)")
         assert str(query) == f"TE(attn[5]{text} = zero)"
+    with pytest.raises(ExpressionError, match="already has a position"):
+        parse("E[logit(target)@last@0]")
+    assert repr(parse("-E[kl]")) == "parse('-E[kl]')"
     assert parse("E[logit(target)@last]") == E[logit(target) @ At(-1)] == E[logit(target)]

@@ -15,7 +15,7 @@ assert spec.loader is not None
 strategies = sys.modules.setdefault("expr_strategies", importlib.util.module_from_spec(spec))
 spec.loader.exec_module(strategies)
 
-thorough = settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+thorough = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 @thorough
@@ -30,7 +30,7 @@ def test_both_forms_are_equal_and_printing_is_undone_by_parsing(sentence):
     assert str(again) == canonical
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(strategies.sentences())
 def test_every_sentence_can_be_shown_kept_and_expanded(sentence):
     query = sentence.query
@@ -44,7 +44,7 @@ def test_every_sentence_can_be_shown_kept_and_expanded(sentence):
     assert query.explain().startswith("Question: ")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(strategies.sentences(), strategies.sentences())
 def test_equality_is_that_of_the_canonical_text(one, other):
     assert (one.query == other.query) == (str(one.query) == str(other.query))

@@ -1,0 +1,323 @@
+"""Named causal effects beyond the macros of the language, each written as do-expressions.
+
+With s an intervention on X (from its natural x to x'), M everything downstream of X, Y the outcome and
+Y(x', M_x) the outcome with X as s says and M as in the world x:
+
+========== ================================================= ====================================
+name       definition                                        reads
+========== ================================================= ====================================
+TE         Y(x', M_x') − Y(x, M_x)                           total
+NDE = PDE  Y(x', M_x) − Y(x, M_x)                            natural direct, pure
+NIE = PIE  Y(x, M_x') − Y(x, M_x)                            natural indirect, pure
+TDE        Y(x', M_x') − Y(x, M_x')                          total direct
+TIE        Y(x', M_x') − Y(x', M_x)                          total indirect
+INTmed     TE − PDE − PIE                                    mediated interaction
+CDE(m)     Y(x', m) − Y(x, m)                                controlled direct, M set to m
+INTref(m)  PDE − CDE(m)                                      reference interaction
+PSE(A)     the change goes along the edges A alone           path-specific
+========== ================================================= ====================================
+
+TE = PDE + TIE = TDE + PIE, INTmed = TDE − PDE = TIE − PIE and
+TE = CDE(m) + INTref(m) + INTmed + PIE hold in every unit.  TE = NDE + NIE does not, nor does the sum of
+single effects equal the joint one.
+
+References
+----------
+Pearl, Direct and indirect effects (2001).  Robins and Greenland, Identifiability and exchangeability for direct
+and indirect effects (1992).  VanderWeele, A unification of mediation and interaction: a four-way decomposition
+(2014).  Avin, Shpitser and Pearl, Identifiability of path-specific effects (2005).
+"""
+
+from collections.abc import Iterable, Sequence
+
+from causalnet.errors import ExpressionError, GraphError, explain
+from causalnet.expr import NATURAL, TARGET, Assignment, Do, Outcome, Path, Query, Ref, Under, Union
+from causalnet.expr.places import Names, places, scene
+from causalnet.expr.query import Expectation, Term
+from causalnet.expr.refs import Component, Descendants, Located, union, without_position
+from causalnet.graph import CausalGraph, Edge, Node
+
+__all__ = ["controlled_direct", "four_way", "interaction", "natural_effects", "path_specific"]
+
+LOGIT = Outcome("logit", (TARGET,))
+
+
+def natural_effects(*s: Assignment, outcome: Outcome = LOGIT) -> dict[str, Query]:
+    """Return TE, NDE, NIE, TDE, TIE and INTmed of one intervention.
+
+    Parameters
+    ----------
+    s
+        The intervention: assignments to any nodes, sets of nodes or edges, at any positions, from any source.
+        Several of them are one joint intervention.
+    outcome
+        Any outcome; default the target's logit, in logits.
+
+    Returns
+    -------
+    dict
+        Queries by name.  An effect is ``Y(do) − Y``: ablating a promoting node has a negative TE.  They share
+        their worlds, so that asking for all costs four.
+
+    Raises
+    ------
+    ExpressionError
+        If nothing is set.
+
+    Notes
+    -----
+    In a joint intervention on several nodes, one of them may lie downstream of another.  Where X is to be
+    natural it is then held natural, and positions of X's nodes that s leaves alone count among M.
+
+    Examples
+    --------
+    >>> from causalnet.expr import attn, last, resample
+    >>> for name, query in natural_effects(attn[5] @ last << resample).items():
+    ...     print(name, "=", query)
+    TE = E[logit(target) | do(attn[5]@last = resample)] - E[logit(target)]
+    NDE = E[logit(target) | do(attn[5]@last = resample, desc(attn[5]) = natural)] - E[logit(target)]
+    NIE = E[logit(target) | do(desc(attn[5]) = under do(attn[5]@last = resample))] - E[logit(target)]
+    TDE = E[logit(target) | do(attn[5]@last = resample)] - E[logit(target) | do(desc(attn[5]) = under
+    do(attn[5]@last = resample))]
+    TIE = E[logit(target) | do(attn[5]@last = resample)] - E[logit(target) | do(attn[5]@last = resample,
+    desc(attn[5]) = natural)]
+    INTmed = E[logit(target) | do(attn[5]@last = resample)] - E[logit(target) | do(attn[5]@last = resample,
+    desc(attn[5]) = natural)] - E[logit(target) | do(desc(attn[5]) = under do(attn[5]@last = resample))]
+    + E[logit(target)]
+    """
+    whole, held, moved = _worlds(s)
+    xx, xm, mx, mm = (_mean(outcome, one) for one in (None, held, moved, whole))
+    return {
+        "TE": mm - xx,
+        "NDE": xm - xx,
+        "NIE": mx - xx,
+        "TDE": mm - mx,
+        "TIE": mm - xm,
+        "INTmed": mm - xm - mx + xx,
+    }
+
+
+def controlled_direct(*s: Assignment, held: Sequence[Assignment], outcome: Outcome = LOGIT) -> Query:
+    """Return CDE(m): the effect of s while mediators are set to m in both worlds.
+
+    Parameters
+    ----------
+    s
+        The intervention.
+    held
+        m: assignments to nodes downstream of X.  Mediators that it does not set go on responding.
+    outcome
+        Any outcome.
+
+    Raises
+    ------
+    ExpressionError
+        If nothing is set, or nothing is held.
+
+    Examples
+    --------
+    >>> from causalnet.expr import attn, desc, last, mean, zero
+    >>> print(controlled_direct(attn[5] @ last << zero, held=[desc(attn[5]) << mean]))
+    E[logit(target) | do(attn[5]@last = zero, desc(attn[5]) = mean)] - E[logit(target) | do(desc(attn[5]) = mean)]
+    """
+    _check(s)
+    if not held:
+        raise ExpressionError(explain("CDE(m) holds nothing", mend="give held=[desc(attn[5]) << mean], or ask for TE"))
+    return _mean(outcome, Do((*s, *held))) - _mean(outcome, Do((*_kept(s), *held)))
+
+
+def four_way(*s: Assignment, held: Sequence[Assignment], outcome: Outcome = LOGIT) -> dict[str, Query]:
+    """Return VanderWeele's four parts of the total effect: CDE(m), INTref(m), INTmed and PIE; they sum to TE.
+
+    Parameters
+    ----------
+    s, held, outcome
+        As in :func:`controlled_direct`.
+
+    Examples
+    --------
+    >>> from causalnet.expr import attn, desc, mean, zero
+    >>> list(four_way(attn[5] << zero, held=[desc(attn[5]) << mean]))
+    ['CDE', 'INTref', 'INTmed', 'PIE']
+    """
+    named = natural_effects(*s, outcome=outcome)
+    direct = controlled_direct(*s, held=held, outcome=outcome)
+    return {"CDE": direct, "INTref": named["NDE"] - direct, "INTmed": named["INTmed"], "PIE": named["NIE"]}
+
+
+def interaction(*s: Assignment, outcome: Outcome = LOGIT) -> dict[str, Query]:
+    """Return the joint effect of several assignments, that of each alone, and what the joint one has beyond their sum.
+
+    Parameters
+    ----------
+    s
+        Two assignments or more.
+    outcome
+        Any outcome.
+
+    Returns
+    -------
+    dict
+        ``joint``, each assignment's own text, and ``interaction`` = joint − Σ single: negative where nodes back
+        each other up (the joint ablation costs more than the single ones together).
+
+    Raises
+    ------
+    ExpressionError
+        If there is only one assignment.
+
+    Examples
+    --------
+    >>> from causalnet.expr import attn, zero
+    >>> print(interaction(attn[5] << zero, attn[7] << zero)["attn[7] = zero"])
+    E[logit(target) | do(attn[7] = zero)] - E[logit(target)]
+    """
+    _check(s)
+    if len(s) < 2:
+        raise ExpressionError(
+            explain("an interaction needs two assignments", mend="write attn[5] << zero, attn[7] << zero")
+        )
+    natural = _mean(outcome, None)
+    alone = {str(one): _mean(outcome, Do((one,))) - natural for one in s}
+    joint = _mean(outcome, Do(s)) - natural
+    return {"joint": joint, **alone, "interaction": joint - sum(alone.values())}
+
+
+def path_specific(*s: Assignment, edges: Iterable[Edge | str], graph: CausalGraph, outcome: Outcome = LOGIT) -> Query:
+    """Return PSE(A): the effect of s when the change goes along the edges A alone.
+
+    An edge of A out of X carries what s sets, an edge of A further on what its sender has in this world, and
+    every other edge of a node that is reached its natural value.
+
+    Parameters
+    ----------
+    s
+        The intervention, on nodes.
+    edges
+        A; edges that X does not reach along A, and edges into X, carry nothing.
+    graph
+        The graph that the edges belong to, at the granularity of the query.
+    outcome
+        Any outcome.
+
+    Raises
+    ------
+    ExpressionError
+        If s sets an edge, or no edge of A leaves X.
+    GraphError
+        If an edge is not one of the graph's.
+
+    Examples
+    --------
+    >>> from causalnet.expr import attn, zero
+    >>> from causalnet.graph import Block
+    >>> graph = CausalGraph.from_blocks([Block(0)])
+    >>> query = path_specific(attn[0] << zero, edges=["attn[0] -> mlp[0]", "mlp[0] -> logits"], graph=graph)
+    >>> print(query)
+    E[logit(target) | do(attn[0] -> mlp[0] = zero, mlp[0] -> norm = natural)] - E[logit(target)]
+    """
+    _check(s)
+    along = {Edge.parse(edge) if isinstance(edge, str) else Edge(*edge) for edge in edges}
+    for edge in sorted(along, key=_order):
+        if not graph.has_edge(*edge):
+            raise GraphError(f"{edge} is no edge of the graph")
+    set_places = {one: places(_node_target(one), scene(graph, [Do(s)], Names())) for one in s}
+    starts = {node for found in set_places.values() for node, _ in found}
+    live = {edge for edge in along if edge.target not in starts}
+    writes: list[Assignment] = []
+    for one, found in set_places.items():
+        for node, position in found:
+            sender: Ref = Component.of(node) if position is None else Located(Component.of(node), position)
+            into = sorted((edge.target for edge in live if edge.source == node), key=lambda other: other.sort_key)
+            writes += [Assignment(Path((sender, Component.of(other))), one.value) for other in into]
+    if not writes:
+        raise ExpressionError(explain("no edge of the set leaves what is set, so nothing can change", mend="add one"))
+    reached = _reached(starts, live)
+    for node in graph.ordered(reached):
+        for child in graph.ordered(graph.children(node)):
+            if Edge(node, child) not in live and child.kind != "bias":
+                writes.append(Assignment(Path((Component.of(node), Component.of(child))), NATURAL))
+    return _mean(outcome, Do(tuple(writes))) - _mean(outcome, None)
+
+
+def _reached(starts: set[Node], edges: set[Edge]) -> set[Node]:
+    """Return the nodes that are reached from ``starts`` along edges, the starts excluded; the readout sends nothing."""
+    found: set[Node] = set()
+    todo = list(starts)
+    while todo:
+        node = todo.pop()
+        for edge in edges:
+            if edge.source == node and edge.target not in found:
+                found.add(edge.target)
+                todo.append(edge.target)
+    return {node for node in found if node.kind != "logits"}
+
+
+def _order(edge: Edge) -> tuple:
+    return (edge.source.sort_key, edge.target.sort_key)
+
+
+def _check(s: Sequence[Assignment]) -> None:
+    if not s:
+        raise ExpressionError(explain("nothing is set", mend="give an assignment such as attn[5] @ last << resample"))
+    for one in s:
+        if not isinstance(one, Assignment):
+            raise ExpressionError(explain(f"{one} sets nothing", mend=f"say what it is set to: {one} << zero"))
+
+
+def _mean(outcome: Outcome, do: Do | None) -> Query:
+    return Query((Term(1.0, Expectation(outcome, do)),))
+
+
+def _node_target(one: Assignment) -> Ref:
+    if isinstance(one.target, Path) or one.along_paths:
+        raise ExpressionError(explain(f"{one} sets edges; the edges of a path-specific effect are given apart"))
+    return one.target
+
+
+def _worlds(s: Sequence[Assignment]) -> tuple[Do, Do, Do]:
+    """Return the worlds (x', M_x'), (x', M_x) and (x, M_x')."""
+    _check(s)
+    whole = Do(tuple(s))
+    below = Descendants(_set_nodes(s))
+    elsewhere = _elsewhere(s)
+    held = Do((*s, Assignment(below, NATURAL), *(Assignment(ref, NATURAL) for ref in elsewhere)))
+    under = Under(whole)
+    moved = Do((Assignment(below, under), *_kept(s), *(Assignment(ref, under) for ref in elsewhere)))
+    return whole, held, moved
+
+
+def _set_nodes(s: Sequence[Assignment]) -> Ref:
+    """Return X without positions; of an edge or a path its sender, as in the macros of the language."""
+    targets = (one.target.steps[0] if isinstance(one.target, Path) else one.target for one in s)
+    return union([without_position(target) for target in targets])
+
+
+def _on_nodes(s: Sequence[Assignment]) -> list[Ref]:
+    """Return what is set itself; an edge's sender keeps its own value, and so does what changes along paths."""
+    targets = [one.target for one in s if not isinstance(one.target, Path) and not one.along_paths]
+    return list(dict.fromkeys(part for ref in targets for part in (ref.parts if isinstance(ref, Union) else (ref,))))
+
+
+def _kept(s: Sequence[Assignment]) -> tuple[Assignment, ...]:
+    """Hold X natural where one of its nodes may lie downstream of another (or of what M is set to)."""
+    targets = _on_nodes(s)
+    return () if _is_one_node(targets) else tuple(Assignment(target, NATURAL) for target in targets)
+
+
+def _elsewhere(s: Sequence[Assignment]) -> list[Ref]:
+    """Return X's nodes at every position, where s sets them at named positions only."""
+    targets = _on_nodes(s)
+    if _is_one_node(targets):
+        return []
+    named = dict.fromkeys(ref.of for ref in targets if isinstance(ref, Located))
+    return [ref for ref in named if ref not in targets]
+
+
+def _is_one_node(targets: Sequence[Ref]) -> bool:
+    if len(targets) != 1:
+        return not targets
+    inner = targets[0].of if isinstance(targets[0], Located) else targets[0]
+    if not isinstance(inner, Component) or len(inner.layers) > 1 or len(inner.heads) > 1:
+        return False
+    return all(isinstance(number, int) for number in (*inner.layers, *inner.heads))

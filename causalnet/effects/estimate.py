@@ -1,0 +1,245 @@
+"""From do-expressions to results: run what was prepared, add up unit by unit, average over prompts."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from causalnet.effects.prepare import RANDOM, Batch, Options, Prepared, Question, prepare
+from causalnet.effects.record import run_record
+from causalnet.effects.result import Result
+from causalnet.effects.statistics import Interval, crossed_mean_interval, donor_mean, function_interval, mean_interval
+from causalnet.effects.statistics.means import divide
+from causalnet.effects.statistics.resampling import FEW, FewPromptsWarning, quiet
+from causalnet.engine.run import Trace, run
+from causalnet.errors import InputError, explain
+from causalnet.expr import Query
+from causalnet.model.mechanism import Mechanisms
+from causalnet.prompts import Prompts
+
+__all__ = ["estimate", "unit_tables"]
+
+
+def estimate(
+    mechanisms: Mechanisms,
+    tokenizer: Any,
+    queries: Sequence[Query],
+    prompts: Prompts,
+    options: Options,
+    *,
+    memory: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Result]:
+    """Answer queries on a model and prompts.
+
+    Parameters
+    ----------
+    mechanisms, tokenizer
+        The model.
+    queries
+        The queries; they share worlds where they draw alike.
+    prompts
+        The prompts.
+    options
+        Donors, pool, seed, target, vectors, level.
+    memory
+        Bytes that the rows of one chunk may take; default: found from the device.
+    progress
+        Called with (rows done, rows in all).
+
+    Returns
+    -------
+    list of Result
+        One per query, in their order: what each would have alone.
+
+    Raises
+    ------
+    InputError, PromptError, ExpressionError, UnknownNameError
+        As in :func:`causalnet.effects.prepare.prepare`, before anything is run.
+    NonFiniteError, InterventionError, OutOfMemory
+        As in :func:`causalnet.engine.run.run`.
+    """
+    ready = prepare(mechanisms, tokenizer, queries, prompts, options)
+    total, done = sum(batch.plan.rows for batch in ready.batches), 0
+    found: dict[int, Result] = {}
+    record = run_record(mechanisms, seed=int(options.seed), **options.recorded())
+
+    def advance(rows: int, _: int) -> None:
+        if progress is not None:
+            progress(done + rows, max(total, 1))
+
+    for batch in ready.batches:
+        started = time.perf_counter()
+        trace = run(mechanisms, batch.plan, batch.inputs, lookup=ready.lookup, memory=memory, progress=advance)
+        done += batch.plan.rows
+        how = _how(batch, len(queries), time.perf_counter() - started)
+        for number in batch.queries:
+            found[number] = _result(ready, batch, number, trace, tokenizer, options, how, record)
+    few = min(result.n for result in found.values())
+    if few < FEW:
+        words = f"{few} prompt{'s' * (few != 1)}: with fewer than {FEW} the intervals may not cover"
+        warnings.warn(words, FewPromptsWarning, stacklevel=3)
+    return [found[number] for number in range(len(queries))]
+
+
+def unit_tables(question: Question, values: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:
+    """Add a query's readings up unit by unit, for each of its subgroups.
+
+    Parameters
+    ----------
+    question
+        The query.
+    values
+        [prompt, donor] of each reading; one column where a world draws nothing.
+
+    Returns
+    -------
+    dict
+        Condition to ``Σ weight · reading`` [prompt, donor] over the readings of that subgroup.
+    """
+    found: dict[Any, np.ndarray] = {}
+    compiled = question.compiled
+    for reading, placed, weight in zip(compiled.readings, question.readings, compiled.weights, strict=True):
+        part = weight * values[placed]
+        found[reading.condition] = found[reading.condition] + part if reading.condition in found else part
+    widest = max(table.shape[1] for table in found.values())
+    # What draws nothing is the same in every draw.
+    return {key: np.broadcast_to(table, (len(table), widest)) for key, table in found.items()}
+
+
+def _result(
+    ready: Prepared,
+    batch: Batch,
+    number: int,
+    trace: Trace,
+    tokenizer: Any,
+    options: Options,
+    how: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> Result:
+    question = ready.questions[number]
+    tables = unit_tables(question, trace.values)
+    chosen = np.any([question.members[condition] for condition in tables], axis=0)
+    rows = np.flatnonzero(chosen)
+    units = np.sum([np.where(question.members[c][:, None], table, 0.0) for c, table in tables.items()], axis=0)[rows]
+    donors = batch.donors[rows] if batch.donors is not None and question.donors else None
+    interval, covers, remarks = _interval(question, tables, rows, units, donors, options)
+    targets = tuple(int(token) for token in trace.targets[rows])
+    query = question.compiled.query
+    return Result(
+        expression=str(query),
+        value=float(interval.estimate),
+        std_error=float(interval.se),
+        ci=(float(interval.low), float(interval.high)),
+        level=float(options.level),
+        n=len(rows),
+        units=" and ".join(dict.fromkeys(term.body.outcome.units for term in query.terms)),
+        values=donor_mean(units),
+        units_table=units,
+        prompts=tuple(int(row) for row in rows),
+        texts=tuple(ready.encoded.prompts[int(row)].text for row in rows),
+        targets=targets,
+        target_texts=tuple(_text(tokenizer, token) for token in targets),
+        donor_index=np.empty((len(rows), 0)) if donors is None else donors,
+        estimand=covers,
+        how=how,
+        run=record,
+        notes=(*remarks, *_short_donors(donors, options), *question.compiled.overridden, *ready.notes),
+    )
+
+
+def _interval(
+    question: Question,
+    tables: Mapping[Any, np.ndarray],
+    rows: np.ndarray,
+    units: np.ndarray,
+    donors: np.ndarray | None,
+    options: Options,
+) -> tuple[Interval, str, list[str]]:
+    """Return the interval, what it covers, and what a reader should know about it."""
+    seed, level = int(options.seed), float(options.level)
+    fixed = "conditional on the donor pool" if donors is not None else "over prompts"
+    random = options.pool == RANDOM and donors is not None
+    remarks = []
+    if options.pool == RANDOM and donors is None:
+        remarks.append("this query draws no donors, so its interval is over prompts alone")
+    if len(rows) < FEW:
+        remarks.append(f"fewer than {FEW} prompts: the interval may not cover")
+    with quiet():
+        if len(tables) > 1:
+            if random:
+                what = "an interval that covers the donors is made for one group of prompts"
+                mend = "ask for each subgroup by itself, or leave pool='random' out"
+                raise InputError(explain(what, where=str(question.compiled.query), mend=mend))
+            remarks.append("values are the prompts' contributions; the value adds up the means of the subgroups")
+            found = _of_groups(question, tables, seed=seed, level=level)
+            return found, fixed, remarks
+        values = donor_mean(units)
+        if len(rows) == 1:
+            nothing = np.array(np.nan)
+            return Interval(values.mean(), nothing, nothing, nothing), fixed, remarks
+        if random and donors is not None:
+            index = _renumbered(donors, rows)
+            return crossed_mean_interval(units, index, seed=seed, level=level), "over prompts and donors", remarks
+        return mean_interval(values, seed=seed, level=level), fixed, remarks
+
+
+def _of_groups(question: Question, tables: Mapping[Any, np.ndarray], *, seed: int, level: float) -> Interval:
+    """Return the interval of a sum of means over different subgroups: a function of means over all prompts."""
+    moments = []
+    for condition, table in tables.items():
+        inside = question.members[condition]
+        mean = np.zeros(len(table))
+        mean[inside] = donor_mean(table[inside])
+        moments += [mean, inside.astype(np.float64)]
+    data = np.stack(moments, axis=1)
+
+    def value(m: np.ndarray) -> np.ndarray:
+        return np.sum([divide(m[k], m[k + 1]) for k in range(0, len(m), 2)], axis=0)
+
+    def gradient(m: np.ndarray) -> np.ndarray:
+        parts = []
+        for k in range(0, len(m), 2):
+            parts += [divide(np.ones_like(m[k + 1]), m[k + 1]), -divide(m[k], m[k + 1] ** 2)]
+        return np.stack(parts)
+
+    found = function_interval(data[:, :, None], value, gradient, seed=seed, level=level)
+    return Interval(*(np.asarray(part)[0] for part in (found.estimate, found.se, found.low, found.high)))
+
+
+def _renumbered(donors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Number the prompts of a subgroup from 0, and donors that are not in it after them."""
+    outside = sorted(set(donors[donors >= 0].tolist()) - set(rows.tolist()))
+    number = {int(row): place for place, row in enumerate([*rows.tolist(), *outside])}
+    return np.array([[number.get(int(donor), -1) for donor in row] for row in donors])
+
+
+def _short_donors(donors: np.ndarray | None, options: Options) -> list[str]:
+    if donors is None:
+        return []
+    used = (donors >= 0).sum(1)
+    short = int((used < options.donors).sum())
+    if not short:
+        return []
+    return [
+        f"{short} of {len(used)} prompts have fewer than {options.donors} eligible donors (the fewest: {used.min()})"
+    ]
+
+
+def _how(batch: Batch, queries: int, seconds: float) -> dict[str, Any]:
+    planned = batch.plan
+    return {
+        "worlds": len(planned.worlds),
+        "rows": planned.rows,
+        "draws": planned.draws,
+        "token_layers": planned.tokens,
+        "share_of_full_forward": planned.share,
+        "queries": queries,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _text(tokenizer: Any, token: int) -> str:
+    return str(tokenizer.decode([token])) if hasattr(tokenizer, "decode") else str(token)
