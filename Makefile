@@ -4,9 +4,12 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Other implementations, to compare with: an environment of their own over that one. PEERS_IN_TEST=0 leaves them out.
+PEERS ?= .venv-peers
+PEERS_IN_TEST ?= 1
 OUT ?= runs/demo
 
-.PHONY: setup demo test lint test-gpu bench clean
+.PHONY: setup demo test lint test-peers test-gpu bench clean
 
 setup: $(VENV)/.ready
 
@@ -30,12 +33,27 @@ lint: setup
 
 test: lint
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+ifeq ($(PEERS_IN_TEST),1)
+	$(MAKE) test-peers
+endif
+
+$(PEERS)/.ready: requirements-peers.txt $(CONSTRAINTS) $(VENV)/.ready
+	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/causalnet.pth
+	$(PEERS)/bin/python -m pip install --quiet --no-compile -c $(CONSTRAINTS) -r requirements-peers.txt
+	touch $@
+
+test-peers: $(PEERS)/.ready
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(PEERS)/bin/python -m pytest -W default -rs tests/peers
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu -rs
 
 bench: setup
-	$(BIN)/python benchmarks/sweep.py
+	-$(MAKE) $(PEERS)/.ready
+	$(BIN)/python benchmarks/sweep.py --peers $(PEERS)/bin/python --write
+	$(BIN)/python benchmarks/paper.py --write
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info

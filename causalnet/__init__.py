@@ -9,6 +9,8 @@ True
 Nothing heavy is loaded here: torch and transformers are loaded by :func:`compile`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from causalnet.api import CausalModel, check, compile, compile_config
 from causalnet.expr import (
     CE,
@@ -64,6 +66,10 @@ from causalnet.expr import (
 )
 from causalnet.prompts import Prompt, Prompts
 
+if TYPE_CHECKING:
+    from causalnet.effects.result import Result
+    from causalnet.effects.statistics import FewPromptsWarning
+
 __all__ = [
     "CE",
     "DE",
@@ -78,8 +84,10 @@ __all__ = [
     "TIE",
     "CausalModel",
     "E",
+    "FewPromptsWarning",
     "Prompt",
     "Prompts",
+    "Result",
     "add",
     "anc",
     "attn",
@@ -122,3 +130,19 @@ __all__ = [
     "value",
     "zero",
 ]
+
+
+# Read when they are first asked for: they bring the statistics along.
+_LATER = {"FewPromptsWarning": "causalnet.effects.statistics", "Result": "causalnet.effects.result"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'causalnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from causalnet.errors import ExpressionError, InputError, explain
 from causalnet.expr import Query, parse
@@ -26,6 +26,21 @@ __all__ = ["CausalModel", "check", "compile", "compile_config"]
 
 Asked = Query | str
 """One query, as an object or as text."""
+
+
+class Chosen(TypedDict, total=False):
+    """The options of :meth:`CausalModel.evaluate`, for type checkers."""
+
+    donors: int
+    pool: Prompts | str | None
+    seed: int
+    target: str
+    vectors: Mapping[str, Any] | None
+    level: float
+    strata: str | None
+    same_target_donors: bool
+    memory: int | None
+    progress: Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +65,7 @@ class CausalModel:
     ...     return {"input_ids": [len(word) for word in text.split()]}
     >>> model = cn.compile(LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
     >>> print(model)
-    CausalModel(LlamaForCausalLM: 2 layers, d_model 16, 16 tokens; layer graph of 7 nodes; float32 on cpu)
+    CausalModel(llama: 2 layers, d_model 16, 16 tokens; layer graph of 7 nodes; float32 on cpu)
     >>> effect = model.evaluate(TE(attn[1] @ last << zero), ["a bc " + "d" * (1 + i % 9) for i in range(30)])
     >>> effect.expression, effect.n, effect.units_table.shape
     ('TE(attn[1]@last = zero)', 30, (30, 1))
@@ -86,9 +101,11 @@ class CausalModel:
     # -- asking ----------------------------------------------------------------------------------------
 
     @overload
-    def evaluate(self, query: Asked, prompts: Prompts | Iterable[str], **options: Any) -> "Result": ...
+    def evaluate(self, query: Asked, prompts: Prompts | Iterable[str], **options: Unpack[Chosen]) -> "Result": ...
     @overload
-    def evaluate(self, query: Sequence[Asked], prompts: Prompts | Iterable[str], **options: Any) -> "list[Result]": ...
+    def evaluate(
+        self, query: Sequence[Asked], prompts: Prompts | Iterable[str], **options: Unpack[Chosen]
+    ) -> "list[Result]": ...
     def evaluate(
         self,
         query: Asked | Sequence[Asked],
@@ -101,6 +118,7 @@ class CausalModel:
         vectors: Mapping[str, Any] | None = None,
         level: float = 0.95,
         strata: str | None = None,
+        same_target_donors: bool = False,
         memory: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> "Result | list[Result]":
@@ -125,14 +143,15 @@ class CausalModel:
             Of donors, noise and resampling.
         target
             What ``target`` means: ``"argmax"``, the most likely token of the natural world, or
-            ``"answer"``, the first token of the prompts' answers.  Donors with a prompt's own target are
-            left out.
+            ``"answer"``, the first token of the prompts' answers.
         vectors
             Vectors [d_model] or [prompt, d_model] by name, for ``value``, ``add`` and ``project_out``.
         level
             Confidence level.
         strata
             Name of a feature of the prompts that donors must share.
+        same_target_donors
+            Allow donors whose target equals the prompt's.
         memory
             Bytes that the rows of one chunk may take; default: found from the device.
         progress
@@ -155,10 +174,11 @@ class CausalModel:
         Pearl (2001), Direct and indirect effects.
         """
         from causalnet.effects.estimate import estimate
-        from causalnet.effects.prepare import Options
+        from causalnet.effects.options import Options
 
         queries, several = _queries(query)
-        options = Options(donors, pool, seed, target, {} if vectors is None else vectors, level, strata)
+        vectors = {} if vectors is None else vectors
+        options = Options(donors, pool, seed, target, vectors, level, strata, same_target_donors)
         found = estimate(
             self.mechanisms,
             self.tokenizer,
@@ -190,7 +210,8 @@ class CausalModel:
         Plan, or a tuple of them
             One plan, except for several queries that draw differently.
         """
-        from causalnet.effects.prepare import Options, prepare
+        from causalnet.effects.options import Options
+        from causalnet.effects.prepare import prepare
 
         queries, _ = _queries(query)
         options = Options(donors, pool, 0, target, {} if vectors is None else vectors)

@@ -1,26 +1,114 @@
-"""What commands print: tables on stdout, progress on stderr."""
+"""What commands print: results on stdout, progress and complaints on stderr."""
 
+import signal
 import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["progress_bars", "show_table"]
+__all__ = [
+    "complain",
+    "progress_bars",
+    "show_summary",
+    "silence_libraries",
+    "stoppable",
+    "warnings_as_lines",
+]
 
-_COLUMNS = ("name", "de", "te", "ce", "norm", "slope", "slope_ci", "r2", "p_null", "slope_lost")
+_EVERY = 5.0  # seconds between two lines of progress where stderr is not a terminal
+
+# Keys of a node in summary.json, so that what the table shows can be looked up there.
+_COLUMNS = ("name", "de", "te", "ce", "ce_attn", "ce_mlp", "norm", "slope", "slope_ci", "r2", "p_null", "slope_lost")
+
+Progress = Callable[[str, int, int], None]
+
+
+def complain(problem: object, code: int = 0, *, kind: str = "") -> int:
+    """Write one line on stderr and return ``code``."""
+    print(f"causalnet: {kind}{' '.join(str(problem).split())}", file=sys.stderr, flush=True)
+    return code
 
 
 @contextmanager
-def progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """Yield a progress callback that draws bars on stderr; None where that would be noise."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+def warnings_as_lines() -> Iterator[None]:
+    """Show each warning once, as one line on stderr."""
+    shown: set[str] = set()
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in shown:
+            shown.add(text)
+            complain(text, kind="warning: ")
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"causalnet\b")
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let a request to terminate unwind like Ctrl-C does, so that nothing half-written stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def silence_libraries() -> None:
+    """Keep libraries' loading bars and advice off the terminal; their errors still come as errors."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def progress_bars(quiet: bool = False) -> Iterator[Progress | None]:
+    """Yield a callback (what, done, total): bars on a terminal, now and then a line elsewhere."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _bars() as advance:
+            yield advance
+    else:
+        yield _lines()
+
+
+def _lines() -> Progress:
+    started: dict[str, float] = {}
+    # The first step is always shown: it says that all that can be refused has been checked.
+    last = [-_EVERY]
+
+    def advance(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        since = started.setdefault(what, now)
+        if done < total and now - last[0] < _EVERY:
+            return
+        last[0] = now
+        print(f"{what}: {100 * done // max(total, 1)} % ({now - since:.0f} s)", file=sys.stderr, flush=True)
+
+    return advance
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
         tasks: dict[str, Any] = {}
 
         def advance(what: str, done: int, total: int) -> None:
@@ -31,25 +119,34 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None] | Non
         yield advance
 
 
-def show_table(name: str, summary: Mapping[str, Any]) -> None:
-    """Print the per-node table of one model and its findings."""
-    print(f"\n{name}: {summary['prompts']} prompts, {summary['donors']} donors, {summary['ablation']} ablation")
-    rows = [_COLUMNS, *([_cell(node[column]) for column in _COLUMNS] for node in summary["nodes"])]
+def show_summary(name: str, summary: Mapping[str, Any]) -> None:
+    """Print the per-node table of one model, its closure and its findings."""
+    drawn = f", {summary['donors']} donors" if summary["donors"] else ""
+    print(f"{name}: {summary['prompts']} prompts{drawn}, {summary['ablation']} ablation; means in logits")
+    rows = [list(_COLUMNS), *([_cell(node[key]) for key in _COLUMNS] for node in summary["nodes"])]
     widths = [max(len(row[place]) for row in rows) for place in range(len(_COLUMNS))]
-    for row in rows:
-        first = row[0].ljust(widths[0])
-        print("  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]))
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *cells]))
     print(
         f"closure: |TE − DE − CE − NORM| at most {summary['closure_max_abs']:.1e} logits, "
         f"{summary['closure_max_rel']:.1e} relative; {summary['wall_s']:.1f} s"
     )
-    for sentence in summary["findings"]:
-        print(f"  {sentence}")
+    show_sentences("", summary["findings"])
+
+
+def show_sentences(title: str, sentences: list[str]) -> None:
+    """Print a title, if any, and sentences under it."""
+    if title:
+        print(title)
+    for sentence in sentences:
+        print(f"- {sentence}")
+    print()
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):
-        return "–".join(f"{end:.2f}" for end in value)
-    return f"{value:.3f}"
+        return f"[{', '.join(f'{end:.2f}' for end in value)}]"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.0e}"

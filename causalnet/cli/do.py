@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+# \b keeps the paragraph below it as it is typed.
 _HELP = """Answer a do-expression: an effect's mean over prompts, with its interval.
 
 Without --model it asks the embedded model 'plain', without --prompts on its evaluation prompts.
 
 Examples:
 
+\b
   causalnet do "TE(attn[3]@last = resample)"
-
   causalnet do "E[logprob(target) | do(mlp[2] = zero)] - E[logprob(target)]" --limit 100 --json
-
-  causalnet do "DE(attn[9].head[6]@last = mean)" --model openai-community/gpt2 --prompts prompts.jsonl --explain --dry-run
+  causalnet do "DE(attn[9].head[6]@last = mean)" --model openai-community/gpt2 --prompts prompts.jsonl --dry-run
 """
 
 
@@ -36,7 +36,9 @@ def register(app: typer.Typer) -> None:
 
 def do(
     expression: Annotated[str, typer.Argument(metavar="EXPR", help="The do-expression, in quotes.")],
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name; default: the embedded model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint folder or hub name; default: the embedded model.")
+    ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="JSONL with a 'prompt' field, known_1000.json, CSV or plain text.")
     ] = None,
@@ -48,6 +50,9 @@ def do(
     pool: Annotated[
         str | None, typer.Option(help="File of prompts to draw donors from, or 'random': intervals cover the donors.")
     ] = None,
+    same_target_donors: Annotated[
+        bool, typer.Option("--same-target-donors", help="Allow donors whose target equals the prompt's.")
+    ] = False,
     target: Annotated[str, typer.Option(help="What 'target' means: argmax or answer.")] = "argmax",
     seed: Annotated[int, typer.Option(help="Seed of donors, noise and all resampling.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
@@ -58,14 +63,16 @@ def do(
     from causalnet.errors import CausalnetError
 
     try:
-        query, options = _query(expression), {"donors": donors, "target": target, "pool": _pool(pool)}
+        query = _query(expression)
+        options: dict[str, Any] = {"donors": donors, "target": target, "pool": _pool(pool)}
         source, given = _sources(model, prompts, limit)
         compiled = _load(source, dtype, device)
         said = compiled.explain(query) if explain else None
         if dry_run:
             _show_plan(query, compiled.plan(query, given, **options), said, as_json=as_json)
             return
-        result = _answer(compiled, query, given, {**options, "seed": seed}, quiet=quiet)
+        options |= {"seed": seed, "same_target_donors": same_target_donors}
+        result = _answer(compiled, query, given, options, quiet=quiet)
         _show(result, said, as_json=as_json, per_prompt=per_prompt, quiet=quiet)
     except CausalnetError as error:
         if "\n" not in str(error):
@@ -107,11 +114,10 @@ def _sources(model: str | None, prompts: Path | None, limit: int | None) -> tupl
 
 
 def _load(model: str, dtype: str, device: str) -> "CausalModel":
-    from transformers.utils import logging
-
     from causalnet.api import compile
+    from causalnet.cli.console import silence_libraries
 
-    logging.disable_progress_bar()
+    silence_libraries()
     return compile(model, dtype=dtype, device=device)
 
 
@@ -127,11 +133,13 @@ def _answer(model: "CausalModel", query: "Query", prompts: Any, options: dict[st
 
 
 def _show(result: "Result", said: str | None, *, as_json: bool, per_prompt: bool, quiet: bool) -> None:
+    from causalnet.cli.console import complain
+
     if as_json:
         found = result.to_dict(values=per_prompt)
         print(json.dumps(found if said is None else {**found, "explanation": said}, ensure_ascii=False))
         for note in () if quiet else result.notes:
-            print(f"causalnet: note: {note}", file=sys.stderr)
+            complain(note, kind="note: ")
         return
     if said is not None:
         print(said, end="\n\n")

@@ -1,11 +1,14 @@
 """``causalnet``: the command, its help, and what its exit codes mean."""
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import typer
 
-from causalnet.cli import do, hydra
+from causalnet.cli import check, do, graph, hydra
+from causalnet.cli.console import complain, stoppable, warnings_as_lines
 from causalnet.errors import CausalnetError
 
 __all__ = ["app", "main"]
@@ -13,7 +16,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="causalnet",
     help="Causal-graph modelling of transformer language models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -28,34 +30,60 @@ def causalnet() -> None:
     """
 
 
+check.register(app)
 do.register(app)
+graph.register(app)
 hydra.register(app)
 
+_BAD_INPUT, _INTERRUPTED, _NOBODY_READS = 2, 130, 141
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors that causalnet raises on purpose are one line on stderr and exit 2."""
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    Errors that causalnet raises on purpose, and those of the operating system, are one line on stderr
+    and exit status 2; any other error is a fault of the program and keeps its traceback.
+
+    Parameters
+    ----------
+    arguments
+        What stands after ``causalnet``; default those of the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show Δ gets a replacement, not a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    with warnings_as_lines(), stoppable():
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the application and return the exit status."""
     try:
-        code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        # Without arguments the help is what was asked for.
+        code = app(args=arguments or ["--help"], standalone_mode=False, prog_name="causalnet")
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except typer.Exit as stop:
-        code = stop.exit_code
+        return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted; nothing was left half-written", file=sys.stderr)
-        code = 130
-    except CausalnetError as error:
-        print(f"causalnet: {_one_line(error)}", file=sys.stderr)
-        code = 2
-    except OSError as error:
-        print(f"causalnet: {_one_line(error)}", file=sys.stderr)
-        code = 2
+        return complain("interrupted; nothing was left half-written", _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output went away; Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
+    except (CausalnetError, OSError) as error:
+        return complain(error, _BAD_INPUT)
     except Exception as error:
-        import click
-
-        if not isinstance(error, click.ClickException):
+        # What the command-line parser raises has no common public base over typer's versions.
+        if not hasattr(error, "format_message"):
             raise
-        error.show()
-        code = error.exit_code
-    sys.exit(code or 0)
+        return complain(_parsing(error), _BAD_INPUT)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _parsing(error: Any) -> str:
+    """Say what was wrong with the command line, and where its help is."""
+    context = getattr(error, "ctx", None)
+    command = "causalnet" if context is None else context.command_path
+    return f"{str(error.format_message()).rstrip('.')}; see '{command} --help'"

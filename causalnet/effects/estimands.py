@@ -194,7 +194,7 @@ def path_specific(*s: Assignment, edges: Iterable[Edge | str], graph: CausalGrap
     s
         The intervention, on nodes.
     edges
-        A; edges that X does not reach along A, and edges into X, carry nothing.
+        A; edges that X does not reach along A carry nothing, nor do edges into what s sets.
     graph
         The graph that the edges belong to, at the granularity of the query.
     outcome
@@ -223,7 +223,9 @@ def path_specific(*s: Assignment, edges: Iterable[Edge | str], graph: CausalGrap
             raise GraphError(f"{edge} is no edge of the graph")
     set_places = {one: places(_node_target(one), scene(graph, [Do(s)], Names())) for one in s}
     starts = {node for found in set_places.values() for node, _ in found}
-    live = {edge for edge in along if edge.target not in starts}
+    # A node that is set at some positions only responds at the others, so changes may go through it.
+    cut = {node for found in set_places.values() for node, position in found if position is None}
+    live = {edge for edge in along if edge.target not in cut}
     writes: list[Assignment] = []
     for one, found in set_places.items():
         for node, position in found:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from causalnet.effects.prepare import RANDOM, Batch, Options, Prepared, Question, prepare
+from causalnet.effects.options import RANDOM, Options
+from causalnet.effects.prepare import Batch, Prepared, Question, prepare
 from causalnet.effects.record import run_record
 from causalnet.effects.result import Result
 from causalnet.effects.statistics import Interval, crossed_mean_interval, donor_mean, function_interval, mean_interval
@@ -210,7 +211,7 @@ def _of_groups(question: Question, tables: Mapping[Any, np.ndarray], *, seed: in
 
 
 def _renumbered(donors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Number the prompts of a subgroup from 0, and donors that are not in it after them."""
+    """Return donors by new numbers: those in the subgroup first, from 0, then those outside it."""
     outside = sorted(set(donors[donors >= 0].tolist()) - set(rows.tolist()))
     number = {int(row): place for place, row in enumerate([*rows.tolist(), *outside])}
     return np.array([[number.get(int(donor), -1) for donor in row] for row in donors])

@@ -16,7 +16,7 @@ from causalnet.graph import Node
 from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
 from causalnet.model.probe import hooked
 
-__all__ = ["Call", "Natural", "add_beside", "capture", "contribution", "head_contribution", "run_natural"]
+__all__ = ["Call", "Natural", "Suffix", "add_beside", "capture", "contribution", "head_contribution", "run_natural"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,25 @@ class Call:
         return args, {name: grown(name, given) for name, given in self.kwargs.items()}
 
 
+@dataclass(frozen=True)
+class Suffix:
+    """How the model runs a suffix over a recorded prefix.
+
+    Attributes
+    ----------
+    calls
+        The call of each layer.
+    shared
+        For each layer, whether its attention can share the prefix without a copy.
+    misfit
+        By how much the natural suffix, run so, misses the natural world (relative).
+    """
+
+    calls: list[Call]
+    shared: dict[int, bool]
+    misfit: float
+
+
 @dataclass(eq=False)
 class Natural:
     """What the natural world looks like in one bucket, from column ``first`` on.
@@ -71,8 +90,8 @@ class Natural:
         Keys and values of the whole prompts, or None where the model keeps none.
     block
         Which prompts of the cache these are.
-    calls
-        How the model calls its layers, and which share the prefix, by first position of the suffix.
+    suffixes
+        How the model runs a suffix, by its first position.
     """
 
     ids: torch.Tensor
@@ -82,7 +101,7 @@ class Natural:
     heads: dict[int, torch.Tensor] = field(default_factory=dict)
     cache: _PrefixCache | None = None
     block: slice = field(default_factory=lambda: slice(None))
-    calls: dict[int, tuple[list[Call], dict[int, bool]]] = field(default_factory=dict)
+    suffixes: dict[int, Suffix] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -210,40 +229,43 @@ def forward(mechanisms: Mechanisms, ids: torch.Tensor, cache: Any = None) -> Non
         trunk(input_ids=ids, past_key_values=cache, use_cache=True)
 
 
-def capture(mechanisms: Mechanisms, natural: Natural, start: int) -> tuple[list[Call], dict[int, bool]]:
+def capture(mechanisms: Mechanisms, natural: Natural, start: int) -> Suffix:
     """Learn how the model calls its layers on the suffix that begins at ``start``.
 
-    The model itself runs the natural suffix of one prompt, once alone and once doubled: what it passes to
-    its layers (masks, positions, caches) is what every row will be called with.
-
-    Returns
-    -------
-    calls
-        One per layer.
-    shared
-        For each layer, whether its attention can share the prefix without a copy.
+    The model itself runs the natural suffix of one prompt over the recorded prefix, once alone and once
+    doubled: what it passes to its layers (masks, positions, caches) is what every row will be called with,
+    and what comes out must be the natural world again.
     """
-    one, shared = _suffix_calls(mechanisms, natural, start, 1)
-    two, _ = _suffix_calls(mechanisms, natural, start, 2)
-    return [_call(alone, doubled) for alone, doubled in zip(one, two, strict=True)], shared
+    one, shared, first = _suffix_calls(mechanisms, natural, start, 1, {})
+    two, _, second = _suffix_calls(mechanisms, natural, start, 2, shared)
+    calls = [_call(alone, doubled) for alone, doubled in zip(one, two, strict=True)]
+    wide = torch.promote_types(first.dtype, torch.float32)
+    known = natural.streams[-1][:1, start - natural.first :].to(wide)
+    misfit = torch.cat([first, second]).to(wide).sub(known).abs().max() / known.abs().max().clamp_min(1e-30)
+    return Suffix(calls, shared, float(misfit))
 
 
 def _suffix_calls(
-    mechanisms: Mechanisms, natural: Natural, start: int, count: int
-) -> tuple[list[tuple[tuple, dict[str, Any]]], dict[int, bool]]:
-    """Let the model run the first prompt's suffix ``count`` times over; return what its layers received."""
+    mechanisms: Mechanisms, natural: Natural, start: int, count: int, shared: dict[int, bool]
+) -> tuple[list[tuple[tuple, dict[str, Any]]], dict[int, bool], torch.Tensor]:
+    """Let the model run the first prompt's suffix ``count`` times over.
+
+    Returns what its layers received, which of them can share the prefix, and the final stream.
+    """
     got: list[tuple[tuple, dict[str, Any]]] = []
+    final: list[torch.Tensor] = []
     suffix = natural.ids[:1, start:].repeat(count, 1)
+    rows = Rows(start, torch.zeros(count, dtype=torch.long, device=suffix.device), slice(0, 1), shared=dict(shared))
     with hooked() as hooks, torch.no_grad():
         for layer in mechanisms.layers:
             hooks.on_call(layer.module, lambda args, kwargs: got.append((args, kwargs)))
+        hooks.on_output(mechanisms.layers[-1].module, lambda output: final.append(output))
         if natural.cache is None or start == 0:
             forward(mechanisms, suffix)
-            return got, {}
-        rows = Rows(start, torch.zeros(count, dtype=torch.long, device=suffix.device))
-        with attending(mechanisms, natural.cache, rows):
-            forward(mechanisms, suffix, natural.cache)
-    return got, rows.shared
+        else:
+            with attending(mechanisms, natural.cache, rows):
+                forward(mechanisms, suffix, natural.cache)
+    return got, rows.shared, final[0]
 
 
 def _call(one: tuple[tuple, dict[str, Any]], two: tuple[tuple, dict[str, Any]]) -> Call:

@@ -168,6 +168,7 @@ class _Forward:
                 if part.module is not None:
                     hooks.on_call(part.module, self._each_head_reads(layer, part))
                 hooks.on_input(part.out, self._heads_hook(layer, part))
+                hooks.on_output(part.out, self._bias_hook(layer, part))
             for module, scale in part.also:
                 hooks.on_output(module, self._beside_hook(part, scale))
             hooks.on_output(part.source, self._source_hook(layer, part))
@@ -235,6 +236,22 @@ class _Forward:
 
         return hook
 
+    def _bias_hook(self, layer: Layer, part: Mechanism) -> Any:
+        node = Node("bias", layer.index)
+
+        def hook(output: torch.Tensor) -> torch.Tensor | None:
+            if self.heads_seen is not None:
+                return None
+            flat = output.reshape(-1, output.shape[-1])
+            bias = getattr(part.out, "bias", None)
+            own = torch.zeros_like(flat) if bias is None else (bias * part.scale).expand_as(flat)
+            self.out.values[node] = self._apply(node, own)
+            if self.out.values[node] is own:
+                return None
+            return (flat + (self.out.values[node] - own) / part.scale).view(output.shape)
+
+        return hook
+
     def _beside_hook(self, part: Mechanism, scale: float) -> Any:
         def hook(output: torch.Tensor) -> None:
             flat = output.reshape(-1, output.shape[-1]) * scale
@@ -249,18 +266,9 @@ class _Forward:
             flat = output.reshape(-1, output.shape[-1])
             beside = self.beside.get(part.node)
             value = flat * part.scale if beside is None else flat * part.scale + beside
-            own = value
-            if part.node.kind == "attn":
-                bias = getattr(part.out, "bias", None)
-                node = Node("bias", layer.index)
-                constant = torch.zeros_like(value) if bias is None else (bias * part.scale).expand_as(value)
-                changed = self._apply(node, constant)
-                self.out.values[node] = changed
-                if changed is not constant:
-                    value = value + changed - constant
             new = self._apply(part.node, value)
             self.out.values[part.node] = new
-            if new is own:
+            if new is value:
                 return None
             return ((new if beside is None else new - beside) / part.scale).view(output.shape)
 

@@ -10,7 +10,7 @@ stream and is not itself set.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from causalnet.errors import ExpressionError, InputError, explain
+from causalnet.errors import ExpressionError, InputError, UnknownNodeError, explain
 from causalnet.expr.outcomes import Outcome
 from causalnet.expr.positions import Span, indices
 from causalnet.expr.values import InWorld, Natural, Noise, Resample, SiteValue
@@ -207,14 +207,20 @@ def plan(
 
     Raises
     ------
-    InputError
-        If a position or span does not exist in a prompt.
+    InputError, UnknownNameError
+        If a position or span does not exist in a prompt, which is named.
+    UnknownNodeError
+        If a world writes, or a reading reads, a node that the graph does not have.
     ExpressionError
-        If a write has no place in the graph.
+        If a write has no place in the graph, such as an edge that does not exist.
     """
-    ordered = _nested_first(worlds)
-    for world in ordered:
-        _check_nodes(graph, world)
+    ordered = _nested_first([*worlds, *(reading.world for reading in readings)])
+    for site in {site: None for world in ordered for site in world.sites}:
+        _check_site(graph, site)
+    for node in {node: None for reading in readings for node in reading.nodes}:
+        _check_node(graph, node, str(node))
+        if not node.contributes:
+            raise ExpressionError(f"direct({node}): {node} adds nothing to the residual stream")
     buckets = tuple(
         _bucket(graph, ordered, readings, shape, prompts, draws) for prompts in _buckets(ordered, readings, shape)
     )
@@ -265,13 +271,48 @@ def _nested_first(worlds: Sequence[World]) -> tuple[World, ...]:
     return tuple(found)
 
 
-def _check_nodes(graph: CausalGraph, world: World) -> None:
-    for site in world.sites:
-        for node in (site.node, site.receiver):
-            if node is not None and node.layer is not None and node.layer >= graph.layers + (node.kind == "resid"):
-                raise ExpressionError(
-                    explain(f"{site}: there is no {node}", mend=f"the model has layers 0 to {graph.layers - 1}")
-                )
+def _check_site(graph: CausalGraph, site: Site) -> None:
+    """Refuse a site that no mechanism of the graph would ever write."""
+    _check_node(graph, site.node, str(site))
+    if site.receiver is None:
+        if site.node.kind == "logits":
+            raise ExpressionError(f"{site}: logits is what outcomes read and cannot be set")
+        return
+    _check_node(graph, site.receiver, str(site))
+    if not _is_edge(graph, site.node, site.receiver):
+        raise ExpressionError(f"{site}: the graph has no edge {site.node} -> {site.receiver}")
+
+
+def _check_node(graph: CausalGraph, node: Node, where: str) -> None:
+    """Check that a node exists, whether or not the graph shows the heads that it has."""
+    if node.layer is None:
+        return
+    last = graph.layers - (node.kind != "resid")
+    if node.layer > last:
+        raise UnknownNodeError(explain(f"there is no {node}", where=where, mend=f"layers run from 0 to {last}"))
+    if node.kind == "resid":
+        return
+    block = graph.blocks[node.layer]
+    if not (block.mlp if node.kind == "mlp" else block.attn):
+        raise UnknownNodeError(f"{where}: layer {node.layer} has no {'MLP' if node.kind == 'mlp' else 'attention'}")
+    if node.kind in ("head", "bias") and not block.heads:
+        raise UnknownNodeError(f"{where}: layer {node.layer} has no heads that can be told apart")
+    if node.head is not None and node.head >= (block.heads or 0):
+        mend = f"heads run from 0 to {(block.heads or 0) - 1}"
+        raise UnknownNodeError(explain(f"there is no {node}", where=where, mend=mend))
+
+
+def _is_edge(graph: CausalGraph, sender: Node, receiver: Node) -> bool:
+    """Return whether ``receiver`` reads what ``sender`` adds to the residual stream."""
+    if receiver.kind in ("embed", "bias", "resid"):
+        return False
+    if not sender.contributes:
+        return (sender.kind, receiver.kind) == ("norm", "logits")
+    if sender.kind in ("head", "bias") and not graph.blocks[sender.layer or 0].heads_sum:
+        return False  # a norm comes after them: they reach others only through their attention
+    if sender.layer is None or receiver.layer is None or sender.layer != receiver.layer:
+        return sender.layer is None or receiver.layer is None or sender.layer < receiver.layer
+    return receiver.kind == "mlp" and sender.kind != "mlp" and not graph.blocks[sender.layer].parallel
 
 
 def _spans_used(worlds: Sequence[World], readings: Sequence[Reading]) -> frozenset[str]:
@@ -301,6 +342,7 @@ def _bucket(
     length, spans = shape.lengths[prompts[0]], shape.span(prompts[0])
     where = f"prompt {prompts[0]}"
     lanes: dict[World, Lane] = {}
+    asked = _heads_asked(worlds)
     readout: dict[World, tuple[Write, ...]] = {}
     for world in worlds:
         grounded = _writes(world, length, spans, where)
@@ -308,7 +350,8 @@ def _bucket(
         trunk = trunk_of(world)
         if trunk and trunk not in lanes:
             writes = tuple(write for write in grounded if not _at_readout(write.site))
-            lanes[trunk] = Lane(trunk, writes, _join(graph, writes, length), draws_of(trunk, draws))
+            join = _join(graph, writes, length, asked.get(trunk, frozenset()))
+            lanes[trunk] = Lane(trunk, writes, join, draws_of(trunk, draws))
     read = [index for reading in readings for index in _read_columns(reading, length, spans, where)]
     waves = _waves(lanes, worlds, length)
     starts = [start for start, _ in waves]
@@ -363,10 +406,21 @@ def connected(lanes: Sequence[Lane], worlds: Sequence[World]) -> list[list[Lane]
     return list(blocks.values())
 
 
-def _join(graph: CausalGraph, writes: Sequence[Write], length: int) -> int:
+def _heads_asked(worlds: Sequence[World]) -> Mapping[World, frozenset[int]]:
+    """Return, for each trunk world, the layers whose heads another world takes from it."""
+    found: dict[World, set[int]] = {}
+    for world in worlds:
+        for site, value in world.writes:
+            if isinstance(value, InWorld) and site.node.kind == "head" and site.node.layer is not None:
+                found.setdefault(trunk_of(value.world), set()).add(site.node.layer)
+    return {world: frozenset(layers) for world, layers in found.items()}
+
+
+def _join(graph: CausalGraph, writes: Sequence[Write], length: int, asked: frozenset[int] = frozenset()) -> int:
     """Return the first place where a mechanism reads a changed stream and is not itself set there.
 
-    Soft values need the mechanism's own value only where it would have changed; elsewhere they are
+    In the layers ``asked`` the attention has to run wherever it reads a change: its heads are read, even
+    where it is set itself.  Soft values need the mechanism's own value only where it would have changed; elsewhere they are
     functions of the natural value.
     """
     changed: set[int] = set()
@@ -377,7 +431,8 @@ def _join(graph: CausalGraph, writes: Sequence[Write], length: int) -> int:
         heads = _head_columns(writes, layer)
         reads = set(range(min(changed), length)) if changed else set()
         # Edges into a mechanism are written where it reads, so it has to run even if it is set as well.
-        if (reads | heads) - attn_hard or reads & attn_open or _edge_columns(writes, Node("attn", layer)):
+        hidden = attn_hard if layer not in asked else frozenset()
+        if (reads | heads) - hidden or reads & attn_open or _edge_columns(writes, Node("attn", layer)):
             return 2 * layer
         before_mlp = changed if block.parallel else changed | attn_new
         mlp_hard, mlp_new, mlp_open = _sets(writes, Node("mlp", layer))

@@ -4,6 +4,7 @@ A row that intervenes at position ``p`` leaves everything before ``p`` as it was
 natural keys and values of the prefix, which are stored once per prompt; only its own suffix is computed.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -112,6 +113,14 @@ class _PrefixLayer(CacheLayerMixin):
         assert self.prefix.keys is not None and self.prefix.values is not None
         return self.prefix.keys[rows.block, :, : rows.start], self.prefix.values[rows.block, :, : rows.start]
 
+    def serves(self, keys: torch.Tensor, values: torch.Tensor, rows: Rows) -> bool:
+        """Return whether attention is given what is kept here; latent attention keeps something smaller."""
+        which = rows.prompt[: keys.shape[0]]
+        return all(
+            got.shape[1::2] == kept.shape[1::2] and torch.equal(got[:, :, : rows.start], kept.index_select(0, which))
+            for got, kept in zip((keys, values), self.shared(rows), strict=True)
+        )
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return (length, offset) of the keys that a mask must cover."""
         return self.get_seq_length() + int(query_length), 0
@@ -172,21 +181,23 @@ def attending(mechanisms: Mechanisms, cache: _PrefixCache, rows: Rows) -> Iterat
 
 
 def _configs(mechanisms: Mechanisms) -> list[Any]:
-    """Return the distinct configs that the attention modules look their implementation up in."""
+    """Return the distinct configs that the attention modules look their implementation up in.
+
+    Families with an attention of their own (Falcon, BLOOM) take an unknown name for another kind of mask.
+    """
     found: dict[int, Any] = {}
     for layer in mechanisms.layers:
         if layer.attn is not None and layer.attn.module is not None:
             for module in layer.attn.module.modules():
                 config = getattr(module, "config", None)
-                if config is not None and hasattr(config, "_attn_implementation_internal"):
+                looks_up = hasattr(sys.modules.get(type(module).__module__), "ALL_ATTENTION_FUNCTIONS")
+                if looks_up and config is not None and hasattr(config, "_attn_implementation_internal"):
                     found[id(config)] = config
     return list(found.values())
 
 
 def _own_attention(mechanisms: Mechanisms, name: str | None) -> Callable[..., Any] | None:
     """Return the attention function that the model itself would have called."""
-    import sys
-
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     module = next((layer.attn.module for layer in mechanisms.layers if layer.attn and layer.attn.module), None)
@@ -217,7 +228,7 @@ def _shared_prefix_attention(
         plain &= attention_mask.shape[1] == 1
     if index not in rows.shared:
         # First call of the layer: keys arrived with the prefix in front.  From now on they need not.
-        rows.shared[index] = plain and rows.start > 0
+        rows.shared[index] = plain and rows.start > 0 and layer.serves(key, value, rows)
     elif rows.shared[index]:
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

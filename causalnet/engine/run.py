@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from causalnet.engine.natural import Natural, capture, run_natural
+from causalnet.engine.natural import Natural, Suffix, capture, head_contribution, run_natural
 from causalnet.engine.plan import Bucket, Lane, Plan, Reading, Write, connected, draws_of, needs, trunk_of
 from causalnet.engine.readings import Tokens, World0, read
 from causalnet.engine.sources import Inputs, Sources, build_sources, head_layers, value_at
@@ -211,8 +211,8 @@ class _Naturals:
             block = self.blocks[index]
             ids = torch.tensor([self.inputs.ids[prompt] for prompt in block.prompts], device=self.mechanisms.device)
             natural = run_natural(self.mechanisms, ids, block.first, heads=self.heads)
-            if natural.cache is None and block.first > 0:
-                # Without keys and values to share, rows start at the first token.
+            if not all(self._shares_prefix(natural, start) for start, _ in block.waves):
+                # Without keys and values to share, rows start at the first token: exact, and slower.
                 natural = run_natural(self.mechanisms, ids, 0, heads=self.heads, cached=False)
             if self.made and self.room < natural.bytes:
                 self.made.pop(next(iter(self.made)))
@@ -220,6 +220,15 @@ class _Naturals:
                 self.room -= natural.bytes
             self.made[index] = natural
         return self.made[index]
+
+    def _shares_prefix(self, natural: Natural, start: int) -> bool:
+        """Return whether a suffix run over the recorded prefix gives the natural world again."""
+        if natural.cache is None:
+            return False
+        if start not in natural.suffixes:
+            natural.suffixes[start] = capture(self.mechanisms, natural, start)
+        wide = {torch.float64: 1e-5, torch.float32: 1e-3}.get(self.mechanisms.dtype, 0.1)
+        return natural.suffixes[start].misfit <= wide
 
     def drop(self, index: int) -> None:
         """Forget a block that is done."""
@@ -275,18 +284,18 @@ def _run_part(state: _Run, block: Bucket, natural: Natural, part: slice, budget:
     base.read_natural()
     for start, lanes in block.waves:
         begin = start if natural.cache is not None else 0
-        if begin not in natural.calls:
-            natural.calls[begin] = capture(state.mechanisms, natural, begin)
-        calls, shared = natural.calls[begin]
+        if begin not in natural.suffixes:
+            natural.suffixes[begin] = capture(state.mechanisms, natural, begin)
+        suffix = natural.suffixes[begin]
         per = (part.stop - part.start) * (block.length - begin)
         for group, draws in _pieces(lanes, state.plan.worlds, state.plan.draws, max(1, budget // per)):
-            _run_piece(base, begin, group, draws, calls, shared)
+            _run_piece(base, begin, group, draws, suffix)
 
 
-def _run_piece(base: "_Base", start: int, lanes: Sequence[Lane], draws: slice, calls: Sequence, shared: dict) -> None:
+def _run_piece(base: "_Base", start: int, lanes: Sequence[Lane], draws: slice, suffix: Suffix) -> None:
     """Run lanes together; on out-of-memory in two halves of their draws, down to one."""
     try:
-        base.wave(start, lanes, draws, calls, shared)
+        base.wave(start, lanes, draws, suffix)
         return
     except torch.OutOfMemoryError as error:
         first, last, _ = draws.indices(base.state.plan.draws)
@@ -299,8 +308,8 @@ def _run_piece(base: "_Base", start: int, lanes: Sequence[Lane], draws: slice, c
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = (first + last) // 2
-    _run_piece(base, start, lanes, slice(first, middle), calls, shared)
-    _run_piece(base, start, lanes, slice(middle, last), calls, shared)
+    _run_piece(base, start, lanes, slice(first, middle), suffix)
+    _run_piece(base, start, lanes, slice(middle, last), suffix)
 
 
 def _pieces(
@@ -374,7 +383,7 @@ class _Base:
 
     # -- waves -----------------------------------------------------------------------------------------
 
-    def wave(self, start: int, lanes: Sequence[Lane], draws: slice, calls: Sequence, shared: dict) -> None:
+    def wave(self, start: int, lanes: Sequence[Lane], draws: slice, suffix: Suffix) -> None:
         """Run lanes as one wave and read their worlds."""
         count = len(range(*draws.indices(self.state.plan.draws)))
         own = [replace(lane, draws=count) if lane.draws > 1 else lane for lane in lanes]
@@ -383,7 +392,7 @@ class _Base:
         def fetch(write: Write, current: torch.Tensor) -> torch.Tensor:
             return self.state.sources.fetch(write, current, prompts, draws)
 
-        wave = Wave(self.state.mechanisms, self.natural, start, own, calls, shared, fetch, self._watch(start, own))
+        wave = Wave(self.state.mechanisms, self.natural, start, own, suffix, fetch, self._watch(start, own))
         wave.run()
         inside = set(wave.results)
         for program in self.state.programs:
@@ -442,8 +451,6 @@ class _Base:
     def _natural_direct(self) -> dict[tuple, torch.Tensor]:
         """Return the natural direct effects [prompt, 1, node] of every probe."""
         if not hasattr(self, "_direct0"):
-            from causalnet.engine.natural import head_contribution
-
             self._direct0: dict[tuple, torch.Tensor] = {}
             for key, (weight, sigma, column) in self.directs.items():
                 parts = []
@@ -468,42 +475,51 @@ class _Base:
     ) -> None:
         """Read every outcome that was asked of one world, from its lane's streams."""
         memos: dict[int, dict[str, torch.Tensor]] = {}
-        scales: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        found: dict[int, tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]] = {}
         for reading, table in zip(program.readings, program.tables, strict=True):
             column = self.column_of[reading.outcome.position]
             if reading.outcome.name == "direct":
                 which = [self.state.direct_nodes.index(node) for node in reading.nodes]
                 value = direct[reading.outcome.tokens, column][..., which].sum(-1)
             else:
-                if column not in scales:
-                    scales[column] = self._at_readout(program.world, streams[column], wave, column, draws)
-                stream, sigma = scales[column]
+                if column not in found:
+                    found[column] = self._at_readout(program.world, streams[column], wave, column, draws)
+                stream, sigma, own = found[column]
+                sigma = own if reading.outcome.name == "sigma" else sigma
                 memo = memos.setdefault(column, {})
                 value = read(self.state.mechanisms.readout, reading.outcome, stream, self.world0(column), sigma, memo)
             self._store(table, value, draws)
 
     def _at_readout(
         self, world: World, stream: torch.Tensor, wave: Wave | None, column: int, draws: slice
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Apply a world's writes to the readout: edges into logits and norm, and the norm itself."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Apply a world's writes to the readout: edges into logits and norm, and the norm itself.
+
+        Returns the stream that the logits read, the scale that they read, and the scale that the norm has;
+        None where it is the stream's own.
+        """
         norm = self.state.mechanisms.readout.norm
-        for_norm, sigma, touched = stream, None, False
-        own = stream
+        for_norm = own = stream
+        sigma: torch.Tensor | None = None
+        read: torch.Tensor | None = None
+        # In order of computation: edges into norm and logits, the norm itself, the edge norm -> logits.
         for write in self.bucket.readout[world]:
             if column not in write.columns:
                 continue
-            if write.receiver is None:
-                sigma = self._set_sigma(write, norm.sigma(for_norm), wave, column, draws)
-            elif write.receiver.kind == "norm":
-                for_norm, touched = for_norm + self._edge(world, write, wave, column, draws), True
+            if write.node.kind == "norm":
+                value = self._set_sigma(write, norm.sigma(for_norm) if sigma is None else sigma, wave, column, draws)
+                sigma, read = (value, read) if write.receiver is None else (sigma, value)
+            elif write.receiver == Node("norm"):
+                for_norm = for_norm + self._edge(world, write, wave, column, draws)
             else:
-                own, touched = own + self._edge(world, write, wave, column, draws), True
-        if sigma is None and touched:
+                own = own + self._edge(world, write, wave, column, draws)
+        if sigma is None and (for_norm is not stream or own is not stream or read is not None):
             sigma = norm.sigma(for_norm)
-        if sigma is not None:
-            shape = torch.broadcast_shapes(sigma.shape, own.shape[:-1])
-            own, sigma = own.expand(*shape, own.shape[-1]), sigma.expand(shape)
-        return own, sigma
+        read = sigma if read is None else read
+        if read is not None:
+            shape = torch.broadcast_shapes(read.shape, own.shape[:-1])
+            own, read = own.expand(*shape, own.shape[-1]), read.expand(shape)
+        return own, read, sigma
 
     def _set_sigma(
         self, write: Write, current: torch.Tensor, wave: Wave | None, column: int, draws: slice
@@ -518,7 +534,7 @@ class _Base:
             stream = self.world0(column).stream.unsqueeze(1)
             if trunk and wave is not None:
                 stream = self._of_lane(wave, trunk)[0][column]
-            stream, sigma = self._at_readout(inner, stream, wave, column, draws)
+            sigma = self._at_readout(inner, stream, wave, column, draws)[2]
             return norm.sigma(stream) if sigma is None else sigma
         one = replace(write, columns=(column,), offsets=(write.offsets[write.columns.index(column)],))
         shaped = current[:, :, None, None]
@@ -542,7 +558,10 @@ class _Base:
         else:
             one = replace(write, columns=(column,), offsets=(write.offsets[write.columns.index(column)],))
             value = self.state.sources.fetch(one, own, self.bucket.prompts, draws)
-        return (value - own)[:, :, 0]
+        change = (value - own)[:, :, 0]
+        if write.node.head is None:
+            return change
+        return head_contribution(self.state.mechanisms.mechanism(write.node), change, write.node.head)
 
     def _store(self, table: np.ndarray, value: torch.Tensor, draws: slice) -> None:
         rows = list(self.bucket.prompts)

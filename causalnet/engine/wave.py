@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from causalnet.engine.natural import Call, Natural, contribution, head_contribution
+from causalnet.engine.natural import Natural, Suffix, add_beside, contribution, head_contribution
 from causalnet.engine.plan import Lane, Write, trunk_of
 from causalnet.engine.prefix import Rows, attending
 from causalnet.errors import InterventionError
@@ -90,8 +90,7 @@ class Wave:
     natural: Natural
     start: int
     lanes: Sequence[Lane]
-    calls: Sequence[Call]
-    shared: dict[int, bool]
+    how: Suffix
     fetch: Fetch
     watch: Watch
     results: dict[World, LaneResult] = field(default_factory=dict)
@@ -116,7 +115,9 @@ class Wave:
         self.in_order = sorted(self.lanes, key=lambda lane: lane.world.depth)
         self.n_in = self.n_mid = 0
         self.entered: torch.Tensor | None = None
-        self.after_attn: torch.Tensor | None = None
+        self.beside: dict[Node, torch.Tensor] = {}
+        self.by_head: dict[tuple[World, Node], torch.Tensor] = {}
+        self.aside: torch.Tensor | None = None
 
     # -- running ---------------------------------------------------------------------------------------
 
@@ -141,6 +142,7 @@ class Wave:
         first = self.natural.streams[0]
         buffer = torch.empty(total, self.suffix, first.shape[-1], dtype=first.dtype, device=first.device)
         rows = self._rows(computed)
+        by_depth = [lane for lane in self.in_order if lane.join < 2 * self.depth]
         done = 0
         for layer in self.mechanisms.layers:
             self.n_in = self._count(computed, 2 * layer.index)
@@ -149,7 +151,7 @@ class Wave:
                 continue
             stream = self.natural.streams[layer.index]
             buffer = buffer.to(stream.device)
-            for lane in computed:
+            for lane in by_depth:
                 where = self.rows_of[lane.world]
                 if done <= where.start < self.n_mid:
                     buffer[where] = self._entering(lane, layer.index).reshape(-1, self.suffix, stream.shape[-1])
@@ -160,11 +162,11 @@ class Wave:
             done = self.n_mid
             out = self._call(layer, buffer[:done], rows)
             buffer[:done] = out
-        self._read_streams(computed, buffer)
+        self._read_streams(by_depth, buffer)
 
     def _call(self, layer: Layer, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
-        self.entered, self.after_attn = hidden, None
-        call = self.calls[layer.index]
+        self.entered = hidden
+        call = self.how.calls[layer.index]
         if self.natural.cache is None or self.start == 0:
             return call(layer, hidden)
         self._regroup(rows, self._entering_rows(layer))
@@ -176,7 +178,7 @@ class Wave:
         prompt = torch.cat(
             [torch.arange(self.prompts, device=device).repeat_interleave(lane.draws) for lane in computed]
         )
-        return Rows(self.start, prompt, self.natural.block, prompts=self.prompts, shared=dict(self.shared))
+        return Rows(self.start, prompt, self.natural.block, prompts=self.prompts, shared=dict(self.how.shared))
 
     def _entering_rows(self, layer: Layer) -> int:
         """Return how many rows the attention of a layer sees.
@@ -204,8 +206,9 @@ class Wave:
             self.n_in < self.n_mid
             and part is not None
             and part.module is not None
-            and not part.adds_residual
-            and not self.calls[layer.index].grows
+            and not part.takes_residual
+            and not part.also
+            and not self.how.calls[layer.index].grows
         )
 
     # -- streams ---------------------------------------------------------------------------------------
@@ -246,12 +249,17 @@ class Wave:
         out = stream.unsqueeze(1).repeat(1, lane.draws, 1, 1)
         for write in lane.writes:
             node = write.node
-            if write.receiver is not None or node.kind in ("head", "bias"):
+            if write.receiver is not None:
                 continue
             at = [column - self.start for column in write.columns]
-            if node.kind == "resid" and (node.layer or 0) <= layer:
+            if node.kind in ("head", "bias"):
+                # Its attention was not run, so it is set hard there as well and nobody reads this write.
+                self.fired[lane.world, write.site] += 2 * (node.layer or 0) < lane.join
+            elif node.kind == "resid" and (node.layer or 0) <= layer:
+                # Between here and ``layer`` nothing else has changed, so the difference is carried along.
                 before = self._natural(node)[:, :, at]
-                out[:, :, at] = stream.unsqueeze(1)[:, :, at] + (self._value(lane, write, before) - before)
+                carried = stream.unsqueeze(1)[:, :, at] - before
+                out[:, :, at] = carried + self._value(lane, write, out[:, :, at] - carried)
             elif node.kind == "embed" or (node.layer is not None and node.layer < layer and node.kind != "resid"):
                 before = self._natural(node)[:, :, at]
                 value = self._value(lane, write, before)
@@ -301,6 +309,12 @@ class Wave:
         lane = self.by_world.get(world)
         if lane is None:
             return out
+        if node.kind == "resid":
+            # The lane has not joined yet: its stream is the natural one and what it has written so far.
+            fired = self.fired.copy()
+            out = self._entering(lane, node.layer or 0)[:, :, list(at)]
+            self.fired = fired
+            return out
         for write in lane.writes:
             if write.node != node or write.receiver is not None:
                 continue
@@ -333,6 +347,8 @@ class Wave:
             if layer.attn is not None:
                 self._register_mixer(hooks, layer, layer.attn)
             for part in layer:
+                for module, scale in part.also:
+                    hooks.on_output(module, add_beside(self.beside, part.node, scale))
                 hooks.on_output(part.source, self._at_source(layer, part))
 
     def _register_mixer(self, hooks: Hooks, layer: Layer, part: Mechanism) -> None:
@@ -353,16 +369,22 @@ class Wave:
             return full
 
         hooks.on_call(part.module, enter)
-        wanted = [
-            lane
-            for lane in self.in_order
-            if any(w.node.kind == "head" and w.node.layer == layer.index for w in lane.writes)
-        ]
-        watched = any(node.kind == "head" and node.layer == layer.index for node in self.watch.nodes)
-        kept = any(node.kind == "head" and node.layer == layer.index for _, node in self.watch.keep)
-        if part.out is not None and (wanted or watched or kept):
-            hooks.on_input(part.out, self._at_heads(layer, part))
+        if part.out is not None:
+            self._register_heads(hooks, layer, part)
         hooks.on_output(part.module, leave)
+
+    def _register_heads(self, hooks: Hooks, layer: Layer, part: Mechanism) -> None:
+        """Write, read and keep heads before the output projection, and the bias after it."""
+        assert part.module is not None and part.out is not None
+        named = [node for _, node in self.watch.keep] + list(self.watch.nodes)
+        named += [end for lane in self.lanes for w in lane.writes for end in (w.node, w.receiver) if end is not None]
+        kinds = {node.kind for node in named if node.layer == layer.index}
+        if any(w.receiver is not None and w.receiver.kind == "head" for lane in self.lanes for w in lane.writes):
+            hooks.on_call(part.module, self._each_head_reads(layer, part))
+        if "head" in kinds:
+            hooks.on_input(part.out, self._at_heads(layer, part))
+        if "bias" in kinds:
+            hooks.on_output(part.out, self._at_bias(layer, part))
 
     def _register_reads(self, hooks: Hooks, layer: Layer, part: Mechanism) -> None:
         """Change what a mechanism reads, for lanes that set edges into it."""
@@ -404,17 +426,89 @@ class Wave:
         for lane in lanes:
             if self.rows_of[lane.world].start >= changed.shape[0]:
                 continue
-            view = self._of(changed, lane)
-            for write in self._edges(lane, part.node):
-                at = [column - self.start for column in write.columns]
-                own = self.effective(lane.world, write.node, at)
-                view[:, :, at] += self._value(lane, write, own) - own
+            self._shift(lane, self._edges(lane, part.node), self._of(changed, lane))
         return changed.view(shape)
+
+    def _shift(self, lane: Lane, edges: Sequence[Write], stream: torch.Tensor) -> None:
+        """Add v − a of edges to what is read of a lane's stream [prompt, draw, suffix, d_model], in place."""
+        for write in edges:
+            at = [column - self.start for column in write.columns]
+            own = self.effective(lane.world, write.node, at)
+            change = self._value(lane, write, own) - own
+            if write.node.head is not None:
+                change = head_contribution(self.mechanisms.mechanism(write.node), change, write.node.head)
+            stream[:, :, at] += change
+
+    def _each_head_reads(self, layer: Layer, part: Mechanism) -> Any:
+        """Run the attention once more for the heads that read an edge of their own, and keep what they compute.
+
+        Heads of a lane that read the same share a pass, and so do all lanes.
+        """
+        variants: list[tuple[Lane, list[tuple[list[Write], list[Node]]]]] = []
+        for lane in self.in_order:
+            reads: dict[tuple, tuple[list[Write], list[Node]]] = {}
+            for head in range(part.heads or 0):
+                node = Node("head", layer.index, head)
+                edges = self._edges(lane, node)
+                key = tuple((write.node, write.value, write.columns, write.offsets) for write in edges)
+                if edges:
+                    reads.setdefault(key, (edges, []))[1].append(node)
+            variants.append((lane, list(reads.values())))
+
+        def read(args: tuple, kwargs: dict[str, Any]) -> None:
+            assert self.entered is not None and part.module is not None
+            hidden = hidden_of(args, kwargs)
+            for turn in range(max(len(reads) for _, reads in variants)):
+                changed = hidden.clone()
+                here = [(lane, *reads[turn]) for lane, reads in variants if turn < len(reads)]
+                for lane, edges, nodes in here:
+                    rows = self.rows_of[lane.world]
+                    stream = self.entered[rows].clone()
+                    self._shift(lane, edges, stream.view(self.prompts, lane.draws, self.suffix, -1))
+                    changed[rows] = stream if part.norm is None else part.norm.forward(stream)
+                    for node in nodes[1:]:  # the same edges, into another head
+                        for write in self._edges(lane, node):
+                            self.fired[lane.world, write.site] += 1
+                given, named = with_hidden(args, kwargs, changed)
+                self.aside = changed
+                part.module.forward(*given, **named)
+                seen, self.aside = self.aside, None
+                for lane, _, nodes in here:
+                    for node in nodes:
+                        self.by_head[lane.world, node] = self._slice(self._of(seen, lane), part, node).clone()
+
+        return read
+
+    def _slice(self, every: torch.Tensor, part: Mechanism, node: Node) -> torch.Tensor:
+        """Return the view of one head [..., head_dim] of what enters the output projection."""
+        width = every.shape[-1] // (part.heads or 1)
+        return every[..., (node.head or 0) * width : ((node.head or 0) + 1) * width]
+
+    def _at_bias(self, layer: Layer, part: Mechanism) -> Any:
+        node = Node("bias", layer.index)
+
+        def hook(output: torch.Tensor) -> torch.Tensor | None:
+            if self.aside is not None:
+                return None
+            out = output.reshape(-1, self.suffix, output.shape[-1]).clone()
+            for lane in self.in_order:
+                writes = [write for write in lane.writes if write.node == node and write.receiver is None]
+                for write in writes if lane.join <= 2 * layer.index else ():
+                    at = [column - self.start for column in write.columns]
+                    before = self._natural(node)[:, :, at]
+                    value = self._value(lane, write, before)
+                    self._of(out, lane)[:, :, at] += (value - before) / part.scale
+                    self._note_direct(lane, node, at, value)
+            return out.view(output.shape)
+
+        return hook
 
     def _at_heads(self, layer: Layer, part: Mechanism) -> Any:
         def hook(hidden: torch.Tensor) -> torch.Tensor | None:
+            if self.aside is not None:
+                self.aside = hidden.reshape(-1, self.suffix, hidden.shape[-1])
+                return None
             count = self.n_in if self._skips(layer) else hidden.reshape(-1, self.suffix, hidden.shape[-1]).shape[0]
-            width = hidden.shape[-1] // (part.heads or 1)
             shape = hidden.shape
             changed = hidden.reshape(-1, self.suffix, shape[-1]).clone()
             for lane in self.in_order:
@@ -423,7 +517,9 @@ class Wave:
                 view = self._of(changed, lane)
                 for head in range(part.heads or 0):
                     node = Node("head", layer.index, head)
-                    part_of = view[..., head * width : (head + 1) * width]
+                    part_of = self._slice(view, part, node)
+                    if (lane.world, node) in self.by_head:
+                        part_of[:] = self.by_head.pop((lane.world, node))
                     for write in lane.writes:
                         if write.node == node and write.receiver is None:
                             at = [column - self.start for column in write.columns]
@@ -439,52 +535,50 @@ class Wave:
         place = 2 * layer.index + (part.node.kind == "mlp")
 
         def hook(output: torch.Tensor) -> torch.Tensor | None:
-            assert self.entered is not None
+            if self.aside is not None:
+                return None
             shape = output.shape
             out = output.reshape(-1, self.suffix, shape[-1])
-            before = self.entered
-            if part.adds_residual and part.node.kind == "mlp" and not layer.parallel and self.after_attn is not None:
-                before = self.after_attn
+            beside = self.beside.pop(part.node, None)
+            beside = None if beside is None else beside.view(out.shape)
             lanes = [lane for lane in self.in_order if lane.join <= 2 * layer.index + 1]
             given = [lane for lane in lanes if lane.join > place]
             if given or any(self._own_writes(lane, part.node) for lane in lanes):
                 out = out.clone()
             for lane in lanes:
-                self._write_lane(lane, part, out, before, given=lane.join > place)
+                self._write_lane(lane, part, out, beside, given=lane.join > place)
                 if (lane.world, part.node) in self.watch.keep:
                     # At once: another lane may take its value from here in this very call.
-                    self._keep(lane, part.node, contribution(part, self._of(out, lane), self._of(before, lane)))
-            if part.adds_residual and part.node.kind == "attn":
-                self.after_attn = out
-            self._note_part(lanes, part, out, before)
+                    self._keep(lane, part.node, self._contribution(lane, part, out, beside))
+            self._note_part(lanes, part, out, beside)
             return None if out is output else out.view(shape)
 
         return hook
 
     def _own_writes(self, lane: Lane, node: Node) -> list[Write]:
-        """Return a lane's writes of a mechanism's contribution, the attention's bias included."""
-        bias = Node("bias", node.layer) if node.kind == "attn" else None
-        return [w for w in lane.writes if w.receiver is None and w.node in (node, bias)]
+        """Return a lane's writes of a mechanism's contribution."""
+        return [write for write in lane.writes if write.receiver is None and write.node == node]
 
-    def _write_lane(self, lane: Lane, part: Mechanism, out: torch.Tensor, before: torch.Tensor, *, given: bool) -> None:
+    def _contribution(
+        self, lane: Lane, part: Mechanism, out: torch.Tensor, beside: torch.Tensor | None
+    ) -> torch.Tensor:
+        return contribution(part, self._of(out, lane), None if beside is None else self._of(beside, lane))
+
+    def _write_lane(
+        self, lane: Lane, part: Mechanism, out: torch.Tensor, beside: torch.Tensor | None, *, given: bool
+    ) -> None:
         """Write one lane's values of a mechanism into the batch of its source's outputs."""
         writes = self._own_writes(lane, part.node)
         if not writes and not given:
             return
-        rows = self._of(out, lane)
-        own = contribution(part, rows, self._of(before, lane)) if not given else self._natural(part.node)
+        own = self._natural(part.node) if given else self._contribution(lane, part, out, beside)
         value = own.expand(-1, lane.draws, -1, -1).clone()
         for write in writes:
             at = [column - self.start for column in write.columns]
-            if write.node.kind == "bias":
-                bias = self._natural(write.node)[:, :, at]
-                value[:, :, at] += self._value(lane, write, bias) - bias
-            else:
-                value[:, :, at] = self._value(lane, write, value[:, :, at])
-        if part.adds_residual:
-            rows[:] = self._of(before, lane) + value
-        else:
-            rows[:] = value if part.scale == 1.0 else value / part.scale
+            value[:, :, at] = self._value(lane, write, value[:, :, at])
+        if beside is not None:
+            value -= self._of(beside, lane)
+        self._of(out, lane)[:] = value if part.scale == 1.0 else value / part.scale
 
     # -- what is read ----------------------------------------------------------------------------------
 
@@ -492,7 +586,9 @@ class Wave:
         if (lane.world, node) in self.watch.keep:
             self.kept[lane.world, node] = value.clone()
 
-    def _note_part(self, lanes: Sequence[Lane], part: Mechanism, out: torch.Tensor, before: torch.Tensor) -> None:
+    def _note_part(
+        self, lanes: Sequence[Lane], part: Mechanism, out: torch.Tensor, beside: torch.Tensor | None
+    ) -> None:
         """Record the direct effects of one mechanism in all lanes of the batch, lanes of equal draws at once."""
         if part.node not in self.watch.nodes:
             return
@@ -502,7 +598,7 @@ class Wave:
             block = [self.rows_of[lane.world] for lane in found]
             rows = slice(block[0].start, block[-1].stop)
             for probe, column in enumerate(self.watch.probes):
-                value = contribution(part, out[rows, column], before[rows, column])
+                value = contribution(part, out[rows, column], None if beside is None else beside[rows, column])
                 value = value.view(len(block), self.prompts, draws, -1)
                 weight = self.watch.weight[:, probe].unsqueeze(-1)
                 dots = torch.matmul(value.to(weight.dtype), weight)[..., 0]
@@ -519,7 +615,7 @@ class Wave:
         return dots / sigma.unsqueeze(1)
 
     def _note_direct(self, lane: Lane, node: Node, at: Sequence[int], value: torch.Tensor) -> None:
-        """Record the direct effect of a component that was set before its lane joined."""
+        """Record the direct effect of a component that was set where nothing recomputes it."""
         if node not in self.watch.nodes:
             return
         index = self.watch.nodes.index(node)

@@ -5,35 +5,19 @@ the submodules whose outputs sum to the layer's change; which of them sees which
 each reads the stream and which crosses positions is told by changing one thing and looking at the rest.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import torch
-from torch import nn
 
-from causalnet.errors import UnsupportedModelError
-from causalnet.model.probe import hidden_of, hooked, with_hidden
+from causalnet.model.heads import count_heads
+from causalnet.model.layer_probe import Call, LayerProbe, constant, proportional
 
 __all__ = ["Anatomy", "Call", "Found", "dissect"]
 
 _MOST = 4
 """Most submodules whose outputs may sum to a layer's change."""
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One captured call of a layer: what it was given, so that it can be called again."""
-
-    module: nn.Module
-    args: tuple
-    kwargs: dict[str, Any]
-
-    @property
-    def hidden(self) -> torch.Tensor:
-        """The residual stream [prompt, position, d_model] that entered."""
-        return hidden_of(self.args, self.kwargs)
 
 
 @dataclass(frozen=True)
@@ -60,18 +44,6 @@ class Anatomy:
     parallel: bool
 
 
-@dataclass(eq=False)
-class Seen:
-    """What one call of the layer showed: its output, and input and output of its submodules by path."""
-
-    out: torch.Tensor
-    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
-    outputs: dict[str, torch.Tensor] = field(default_factory=dict)
-
-
-Change = Callable[[torch.Tensor], torch.Tensor]
-
-
 def dissect(call: Call, where: str) -> Anatomy:
     """Find the mechanisms of a layer from one captured call.
 
@@ -88,69 +60,11 @@ def dissect(call: Call, where: str) -> Anatomy:
         If the layer's change is not a sum of outputs of its submodules, or something crosses positions,
         prompts or layers where no mixer is.
     """
-    return _Probe(call, where).anatomy()
+    return _Dissection(call, where).anatomy()
 
 
-class _Probe:
+class _Dissection(LayerProbe):
     """The experiments on one layer."""
-
-    def __init__(self, call: Call, where: str) -> None:
-        self.call, self.where = call, where
-        self.paths = {path: module for path, module in call.module.named_modules() if path}
-        self.x = call.hidden
-        self.natural = self.run()
-        self.tiny = 1e-7 if self.x.dtype == torch.float64 else 2e-3
-        generator = torch.Generator().manual_seed(1)
-        self.noise = torch.randn(self.x.shape, generator=generator, dtype=torch.float64).to(self.x)
-        self.noise *= self.x.square().mean().sqrt()
-
-    # -- running the layer ---------------------------------------------------------------------------
-
-    def run(
-        self,
-        hidden: torch.Tensor | None = None,
-        *,
-        outputs: dict[str, Change] | None = None,
-        inputs: dict[str, Change] | None = None,
-    ) -> Seen:
-        """Call the layer again, with some outputs or inputs of its submodules changed."""
-        args, kwargs = self.call.args, self.call.kwargs
-        if hidden is not None:
-            args, kwargs = with_hidden(args, kwargs, hidden)
-        calls: dict[str, int] = {}
-        seen = Seen(self.x)
-        with hooked() as hooks, torch.no_grad():
-            for path, change in (outputs or {}).items():
-                hooks.on_output(self.paths[path], change)
-            for path, change in (inputs or {}).items():
-                hooks.on_input(self.paths[path], change)
-            for path, module in self.paths.items():
-                hooks.on_any(module, _keep(seen, calls, path))
-            out = self.call.module(*args, **kwargs)
-        seen.out = (out[0] if isinstance(out, tuple) else out).clone()
-        # A module that is called twice has no one output; it cannot stand for a contribution.
-        for path, count in calls.items():
-            if count > 1:
-                seen.inputs.pop(path, None)
-                seen.outputs.pop(path, None)
-        return seen
-
-    def like(self, value: torch.Tensor | None) -> torch.Tensor | None:
-        """Return a tensor of the stream's size in the stream's shape, None for any other."""
-        if value is None or value.numel() != self.x.numel() or value.shape[-1] != self.x.shape[-1]:
-            return None
-        return value.reshape(self.x.shape)
-
-    def moved(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Return where [prompt, position] two streams differ by more than rounding."""
-        size = other.abs().mean().clamp_min(1e-30)
-        return (one - other).abs().amax(-1) > self.tiny * size
-
-    def same(self, one: torch.Tensor | None, other: torch.Tensor) -> bool:
-        """Whether two tensors are equal to rounding."""
-        if one is None or one.shape != other.shape:
-            return False
-        return bool((one - other).abs().max() <= 1e-2 * self.tiny * other.abs().max().clamp_min(1e-30) + 1e-30)
 
     # -- which outputs sum to the change -----------------------------------------------------------
 
@@ -187,7 +101,7 @@ class _Probe:
             if output is None or not bool(output.abs().max() > 0) or not output.isfinite().all():
                 continue
             for group in groups:
-                if _proportional(output, self.like(self.natural.outputs[group[0]]), self.tiny):
+                if proportional(output, self.like(self.natural.outputs[group[0]]), self.tiny):
                     group.append(path)
                     break
             else:
@@ -222,15 +136,18 @@ class _Probe:
             return None
         return factors.tolist()
 
+    def each_coordinate(self, outputs: list[torch.Tensor], target: torch.Tensor) -> bool:
+        """Whether, coordinate by coordinate, outputs sum to the target with some factors."""
+        matrix = torch.stack([output.flatten(0, -2) for output in outputs], -1).double().transpose(0, 1)
+        wanted = target.flatten(0, -2).double().T.unsqueeze(-1)
+        factors = torch.linalg.lstsq(matrix, wanted).solution
+        return bool((matrix @ factors - wanted).abs().max() <= self.tiny * wanted.abs().max())
+
     def adds(self, path: str, terms: dict[str, float]) -> bool:
         """Whether a change of this output alone arrives in the stream with its factor, the others held."""
-        held = {other: _constant(self.natural.outputs[other]) for other in terms if other != path}
+        held = {other: constant(self.natural.outputs[other]) for other in terms if other != path}
         seen = self.run(outputs={**held, path: self.shifted(self.noise)})
         return self.same(seen.out - self.natural.out, terms[path] * self.noise)
-
-    def shifted(self, by: torch.Tensor) -> Change:
-        """Return a change that adds a stream to an output of any shape of that size."""
-        return lambda value: value + by.reshape(value.shape)
 
     def why_not(self, candidates: dict[str, torch.Tensor]) -> str:
         """Say why no outputs sum to the layer's change."""
@@ -241,21 +158,25 @@ class _Probe:
                     f"what leaves it is the output of its {path}, so no residual stream passes through it "
                     f"(a post-norm trunk); contributions do not sum to the logits there ({tried})"
                 )
-        for size in range(1, 3):
+        out = self.natural.out
+        for size in range(1, 4):
             for paths in combinations(candidates, size):
-                factors = self.solve([self.x, *(candidates[path] for path in paths)], self.natural.out)
+                outputs = [candidates[path] for path in paths]
+                names = " and ".join(paths)
+                factors = self.solve([self.x, *outputs], out)
+                lost = f"before it adds {names}, so what earlier layers wrote does not reach the readout as written"
                 if factors is not None:
+                    return f"it multiplies the residual stream by {factors[0]:.8g} {lost}"
+                if self.solve(outputs, out) is not None:
                     return (
-                        f"it multiplies the residual stream by {factors[0]:.8g} before it adds {' and '.join(paths)}, "
-                        "so what earlier layers wrote does not reach the readout as it was written"
+                        f"what leaves it is the sum of {names}, without the stream that entered; contributions "
+                        "of earlier layers do not sum to the logits"
                     )
+                if size < 3 and self.each_coordinate([self.x, *outputs], out):
+                    return f"it multiplies every coordinate of the residual stream by a number of its own {lost}"
         return f"no submodule outputs sum to the change that it makes to the residual stream ({tried})"
 
     # -- which sees which -------------------------------------------------------------------------
-
-    def hold(self, terms: dict[str, float]) -> dict[str, Change]:
-        """Hold outputs at their natural values."""
-        return {path: _constant(self.natural.outputs[path]) for path in terms}
 
     def crosses(self, path: str, terms: dict[str, float]) -> bool:
         """Whether this output, the other terms held, depends on other positions of the stream."""
@@ -266,11 +187,6 @@ class _Probe:
         if moved[1:].any():
             raise self.refusal(f"its {path} mixes the prompts of a batch (routing over the batch?)")
         return bool(moved[0, 1:].any())
-
-    def stream_of(self, seen: Seen, path: str) -> torch.Tensor:
-        value = self.like(seen.outputs[path])
-        assert value is not None, "only outputs of the stream's size become terms"
-        return value
 
     def reaches(self, causes: dict[str, float], effects: dict[str, float]) -> bool:
         """Whether changing one group of outputs changes another group's."""
@@ -400,87 +316,8 @@ class _Probe:
             output, fed = self.like(self.natural.outputs[path]), self.natural.inputs.get(path)
             if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or fed is None:
                 continue
-            sums = _proportional(output, source, self.tiny)
-            if sums or _proportional(output, raw, self.tiny):
-                heads = self.count_heads(found.module, path)
+            sums = proportional(output, source, self.tiny)
+            if sums or proportional(output, raw, self.tiny):
+                heads = count_heads(self, found.module, path)
                 return replace(found, out=path, heads=heads, heads_sum=sums)
         return found
-
-    def count_heads(self, mixer: str, out: str) -> int | None:
-        """Count the blocks of the projection's input that can be changed one at a time, from inside the mixer."""
-        natural = self.natural.inputs[out]
-        width = natural.shape[-1]
-        smallest = width
-        generator = torch.Generator().manual_seed(2)
-        for path, value in self.natural.outputs.items():
-            inside = path.startswith(f"{mixer}.") and path != out and not path.startswith(f"{out}.")
-            if not inside or not value.is_floating_point() or value.dim() < 2:
-                continue
-            for spot in torch.randint(0, value[0].numel() // value.shape[1] or 1, (12,), generator=generator).tolist():
-                seen = self.run(outputs={path: _poke(spot)})
-                fed = seen.inputs.get(out)
-                if fed is None or fed.shape != natural.shape:
-                    continue
-                size = natural.abs().mean()
-                changed = ((fed - natural).abs() > self.tiny * size).reshape(-1, width).any(0)
-                smallest = min(smallest, _block(changed, width))
-        return width // smallest if smallest < width else None
-
-    def refusal(self, why: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{self.where} ({type(self.call.module).__name__}): {why}")
-
-
-def _keep(seen: Seen, calls: dict[str, int], path: str) -> Callable[[tuple, dict, Any], None]:
-    def keep(args: tuple, kwargs: dict, output: Any) -> None:
-        calls[path] = calls.get(path, 0) + 1
-        first = output[0] if isinstance(output, tuple | list) and output else output
-        if isinstance(first, torch.Tensor):
-            seen.outputs[path] = first.detach().clone()
-        try:
-            seen.inputs[path] = hidden_of(args, kwargs).detach().clone()
-        except TypeError:
-            return
-
-    return keep
-
-
-def _constant(value: torch.Tensor) -> Change:
-    # Cloned, for some layers add to an output in place (Falcon).
-    return lambda now: value.reshape(now.shape).clone()
-
-
-def _poke(spot: int) -> Change:
-    """Return a change of one coordinate at every position, whatever the layout after [prompt, ...]."""
-
-    def change(value: torch.Tensor) -> torch.Tensor:
-        flat = value.clone()
-        rows = flat.reshape(flat.shape[0], -1, flat.shape[-1]) if flat.dim() > 2 else flat
-        rows[..., spot % rows.shape[-1]] += 3.0 * rows.abs().mean() + 0.1
-        return rows.reshape(value.shape)
-
-    return change
-
-
-def _block(changed: torch.Tensor, width: int) -> int:
-    """Return the size of the aligned block that holds exactly the changed coordinates, else the whole width.
-
-    A single coordinate tells nothing: a change of one value moves the same coordinate of what it is mixed into.
-    """
-    where = changed.nonzero()[:, 0]
-    if len(where) < 2:
-        return width
-    low, high = int(where.min()), int(where.max()) + 1
-    size = high - low
-    return size if size == len(where) and width % size == 0 and low % size == 0 else width
-
-
-def _proportional(one: torch.Tensor | None, other: torch.Tensor | None, tiny: float) -> bool:
-    """Whether two tensors are equal up to one positive or negative factor."""
-    if one is None or other is None or one.shape != other.shape:
-        return False
-    a, b = one.double().flatten(), other.double().flatten()
-    square = float(b @ b)
-    if square == 0.0:
-        return not bool(a.any())
-    rest = a - (float(a @ b) / square) * b
-    return float(rest.abs().max()) <= tiny * max(float(a.abs().max()), 1e-30)

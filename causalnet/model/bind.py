@@ -64,9 +64,9 @@ def graph_of(
     kind = config.model_type
     if not any(block.mlp for block in blocks):
         raise UnsupportedModelError(
-            f"{kind}: no layer has an MLP of its own, only a mixer that carries a state across positions; a pure "
-            "state-space trunk has one contribution per layer and no attention, which is not expressed; compile a "
-            "transformer, or a hybrid with separate MLPs"
+            f"{kind}: no layer has an MLP contribution of its own, only one that mixes positions (a state-space trunk, or "
+            "a whole block in one module), so there are no attention and MLP nodes; compile a transformer, or a hybrid "
+            "with separate MLPs"
         )
     if granularity == "head" and not any(block.heads for block in blocks):
         raise UnsupportedModelError(f"{kind}: the heads of no layer can be told apart; use granularity='layer'")
@@ -80,7 +80,12 @@ def layers_of(hf: nn.Module, record: Family) -> tuple[Layer, ...]:
     config = text_config(hf.config)
     stack = _trunk_module(hf, record.layers, record)
     parallel = record.is_parallel(config)
-    return tuple(_layer(config, record, index, module, parallel) for index, module in enumerate(stack.children()))
+    layers = tuple(_layer(config, record, index, module, parallel) for index, module in enumerate(stack.children()))
+    for name, parts in (("attn", record.attn), ("mlp", record.mlp)):
+        if parts and not any(getattr(layer, name) for layer in layers):
+            paths = ", ".join(part.module or part.source for part in parts)
+            raise CompileError(f"the record of {record.model_types[0]} expects {paths} in a layer, and none has it")
+    return layers
 
 
 def blocks_of(config: Any, record: Family, layers: tuple[Layer, ...]) -> tuple[Block, ...]:

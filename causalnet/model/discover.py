@@ -6,6 +6,7 @@ the module between the last of them and the unembedding; each kind of layer is t
 can be printed to be kept.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 from torch import nn
 
 from causalnet.errors import UnsupportedModelError
-from causalnet.model.anatomy import Call, dissect
+from causalnet.model.anatomy import dissect
 from causalnet.model.bind import parts_in
+from causalnet.model.layer_probe import Call
 from causalnet.model.parts import named, numbers, parts_of
 from causalnet.model.probe import hidden_of, hooked
 from causalnet.model.readout import read_norm
@@ -52,21 +54,27 @@ def discover(hf: nn.Module) -> Family:
     meta = any(parameter.is_meta for parameter in hf.parameters())
     exact = next(hf.parameters()).dtype in (torch.float32, torch.float64)
     if size <= _SMALL and exact and not meta:
-        return _discover(hf)
+        return _discover(_precise(hf))
     record = _discover(_copy_of(hf))
     return record if meta else _refit(hf, record)
 
 
 def _copy_of(hf: nn.Module) -> nn.Module:
     """Build a small copy in float64, or in float32 where the code does not run in float64."""
-    ids = torch.zeros(1, 2, dtype=torch.long)
-    small = small_copy(type(hf), hf.config, dtype=torch.float64)
+    return _precise(small_copy(type(hf), hf.config))
+
+
+def _precise(hf: nn.Module) -> nn.Module:
+    """Turn a float32 model into float64, where its code runs in that."""
+    double = copy.deepcopy(hf).double()
+    if hasattr(double, "set_experts_implementation"):
+        double.set_experts_implementation("eager")  # type: ignore[operator]  # the grouped kernels have no float64
     try:
         with torch.no_grad():
-            small(ids, use_cache=False)
-    except RuntimeError:
-        small = small_copy(type(hf), hf.config)
-    return small
+            double(torch.zeros(1, 2, dtype=torch.long, device=next(double.parameters()).device), use_cache=False)
+    except (RuntimeError, TypeError, ValueError):
+        return hf
+    return double
 
 
 def _refit(hf: nn.Module, record: Family) -> Family:
@@ -302,7 +310,10 @@ def _cached(hf: nn.Module, stack: _Stack, ids: torch.Tensor, logits: torch.Tenso
 
     found: dict[int, int] = {}
     now = [-1]
-    cache: Any = DynamicCache(config=hf.config)  # type: ignore[arg-type]
+    try:
+        cache: Any = DynamicCache(config=hf.config)  # type: ignore[arg-type]
+    except Exception:  # a config that says too little for a cache
+        return set(), set()
     update = cache.update
 
     def spy(keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any, **kwargs: Any) -> Any:

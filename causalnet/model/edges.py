@@ -13,14 +13,14 @@ from causalnet.model.check import tolerance_of
 from causalnet.model.mechanism import Mechanisms
 from causalnet.model.observe import Natural, held, observe, random_ids
 
-__all__ = ["EdgeReport", "TestedEdge", "check_edges"]
+__all__ = ["EdgeReport", "EdgeRow", "check_edges"]
 
 _TRIES = 3
 """Changes that are tried before an edge counts as one that moves nothing."""
 
 
 @dataclass(frozen=True)
-class TestedEdge:
+class EdgeRow:
     """An ordered pair of components: whether the graph has the edge, and how much it moved the child.
 
     ``moved`` is relative to the size of the child's value; of an edge that is there it must exceed
@@ -44,7 +44,7 @@ class EdgeReport:
     """Every ordered pair of components of one model, tested."""
 
     model: str
-    rows: tuple[TestedEdge, ...]
+    rows: tuple[EdgeRow, ...]
 
     @property
     def holds(self) -> bool:
@@ -52,7 +52,7 @@ class EdgeReport:
         return all(row.holds for row in self.rows)
 
     @property
-    def failed(self) -> tuple[TestedEdge, ...]:
+    def failed(self) -> tuple[EdgeRow, ...]:
         """The rows with which the model does not agree."""
         return tuple(row for row in self.rows if not row.holds)
 
@@ -94,7 +94,7 @@ def check_edges(mechanisms: Mechanisms, *, tokens: int = 8, seed: int = 0) -> Ed
     tolerance = tolerance_of(mechanisms, ids)
     writers = [Node("embed"), *(part.node for layer in mechanisms.layers for part in layer)]
     readers = [*(part.node for layer in mechanisms.layers for part in layer), Node("norm"), Node("logits")]
-    rows: list[TestedEdge] = []
+    rows: list[EdgeRow] = []
     for source in writers:
         moved = _by_edges(mechanisms, natural, source, tolerance)
         locked = _by_setting(mechanisms, natural, source)
@@ -103,7 +103,10 @@ def check_edges(mechanisms: Mechanisms, *, tokens: int = 8, seed: int = 0) -> Ed
                 continue
             present = mechanisms.graph.has_edge(_layer_node(mechanisms, source), _layer_node(mechanisms, target))
             size = moved.get(target, 0.0) if present else locked.get(target, 0.0)
-            rows.append(TestedEdge(source, target, present, size, tolerance))
+            if present and source.layer is not None and source.layer == target.layer:
+                # Within a layer it is not enough that the reader can be given something else: it must see it.
+                size = min(size, locked[target])
+            rows.append(EdgeRow(source, target, present, size, tolerance))
     rows.append(_norm_row(mechanisms, natural, tolerance))
     return EdgeReport(mechanisms.name, tuple(rows))
 
@@ -154,11 +157,11 @@ def _by_setting(mechanisms: Mechanisms, natural: Natural, source: Node) -> dict[
     return {node: _size(seen.contributions[str(node)], natural.contributions[str(node)]) for node in parts}
 
 
-def _norm_row(mechanisms: Mechanisms, natural: Natural, tolerance: float) -> TestedEdge:
+def _norm_row(mechanisms: Mechanisms, natural: Natural, tolerance: float) -> EdgeRow:
     z, readout = natural.streams[-1], mechanisms.readout
     sigma = readout.norm.sigma(z)
     moved = _size(readout.precap_logits(z, 2 * sigma), readout.precap_logits(z))
-    return TestedEdge(Node("norm"), Node("logits"), mechanisms.graph.has_edge("norm", "logits"), moved, tolerance)
+    return EdgeRow(Node("norm"), Node("logits"), mechanisms.graph.has_edge("norm", "logits"), moved, tolerance)
 
 
 def _size(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -63,6 +63,7 @@ def load_model(
         If the checkpoint is not a causal language model.
     """
     import torch
+    from safetensors import SafetensorError
 
     if dtype not in _DTYPES:
         raise InputError(explain(f"unknown dtype {dtype!r}", legal=_DTYPES, got=dtype))
@@ -85,7 +86,7 @@ def load_model(
                 output_loading_info=True,
                 **{name: value for name, value in options.items() if value is not None},
             )
-    except _FAILURES as error:
+    except (*_FAILURES, SafetensorError) as error:
         raise InputError(f"{model}: the model could not be loaded: {_first_line(error)}{_hint(model)}") from error
     missing = sorted(report.get("missing_keys", ()))
     if missing:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from causalnet.errors import UnsupportedModelError
-from causalnet.model.anatomy import Call, Found
+from causalnet.model.anatomy import Found
+from causalnet.model.layer_probe import Call
 from causalnet.model.record import Part, Window, default_window, field_of
 
 __all__ = ["named", "numbers", "parts_of"]

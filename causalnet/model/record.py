@@ -140,8 +140,9 @@ def field_of(config: Any, name: str, layer: int | None = None) -> Any:
     """Return a config field, of one layer where layers differ; None where there is no such field."""
     if not name:
         return None
-    own = getattr(config, "per_layer_config", None)
-    value = getattr(own[layer] if own is not None and layer is not None else config, name, None)
+    if layer is not None and getattr(config, "is_heterogeneous", False):
+        config = config.per_layer_config[layer]
+    value = getattr(config, name, None)
     return value[layer] if isinstance(value, list | tuple) and layer is not None else value
 
 

@@ -194,8 +194,9 @@ def depth_of(config: Any) -> int | None:
 def layer_signatures(layers: nn.ModuleList, config: Any) -> list[tuple]:
     """Say what each layer is made of; layers of one kind have equal signatures."""
     rows = [_scalars(layer) for layer in layers]
-    lists = [value for value in vars(config).values() if isinstance(value, list | tuple) and len(value) == len(layers)]
     # What differs in every single layer is its index, or follows from it.
+    lists = [value for value in vars(config).values() if isinstance(value, list | tuple) and len(value) == len(layers)]
+    lists = [value for value in lists if len(value) <= 2 or len({repr(item) for item in value}) < len(value)]
     indexing = {key for key in rows[0] if len(rows) > 2 and len({row.get(key) for row in rows}) == len(rows)}
     signatures = []
     for index, row in enumerate(rows):

@@ -1,47 +1,87 @@
 """Run folders: written beside their place and moved there whole, so that none is ever half-written."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from causalnet.errors import InputError, RunExistsError
+from causalnet.errors import InputError, RunExistsError, explain
 
 __all__ = ["default_folder", "fresh_folder", "refuse_existing", "write_json"]
 
 
 def default_folder(study: str) -> Path:
-    """Return ``runs/<study>-<time>``."""
-    return Path("runs") / f"{study}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    """Return ``runs/<study>-<time>``, with a number where that exists.
+
+    Parameters
+    ----------
+    study
+        Name of the study.
+
+    Examples
+    --------
+    >>> default_folder("hydra").parent.name
+    'runs'
+    """
+    name = f"{study}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    path, count = Path("runs") / name, 1
+    while path.exists():
+        count += 1
+        path = Path("runs") / f"{name}-{count}"
+    return path
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Refuse a place that holds something, before any work is done.
+
+    Parameters
+    ----------
+    path
+        Where a run is to be written.
+    overwrite
+        Accept a place that holds a run.
 
     Raises
     ------
     RunExistsError
         If the folder holds anything and ``overwrite`` is not given.
     InputError
-        If the path is a file, or if the folder holds something that is not a run.
+        If the path is a file or cannot be read, or if the folder holds something that is not a run.
+
+    Examples
+    --------
+    >>> refuse_existing(Path("no/such/folder"), overwrite=False)
     """
-    if path.is_file():
-        raise InputError(f"{path}: this is a file; --out names a folder")
-    if not path.exists() or not any(path.iterdir()):
+    try:
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise InputError(explain("this is a file, not a folder", where=str(path), mend="name another with --out"))
+        held = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise InputError(explain(f"cannot be read: {error.strerror}", where=str(path))) from error
+    if not held:
         return
-    if not overwrite:
-        raise RunExistsError(f"{path}: this folder is not empty; name another with --out, or give --overwrite")
     if not _is_run(path):
-        raise InputError(f"{path}: this folder holds something that is not a run; --overwrite replaces runs only")
+        what = f"this folder holds something that is not a run ({', '.join(held[:3])}{', …' * (len(held) > 3)})"
+        raise (InputError if overwrite else RunExistsError)(
+            explain(what, where=str(path), mend="name another with --out; only runs are ever replaced")
+        )
+    if not overwrite:
+        raise RunExistsError(
+            explain("this folder holds a run", where=str(path), mend="name another with --out, or give --overwrite")
+        )
 
 
 def _is_run(path: Path) -> bool:
-    return any((folder / "summary.json").is_file() for folder in (path, *(p for p in path.iterdir() if p.is_dir())))
+    """Return whether this folder itself is a run: a folder of runs must never be replaced by one."""
+    if (path / "summary.json").is_file():
+        return (path / "effects.zarr").is_dir()
+    return (path / "comparison.json").is_file() and any(path.glob("*/summary.json"))
 
 
 @contextmanager
@@ -50,34 +90,86 @@ def fresh_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Whatever is raised inside (Ctrl-C included), the unfinished folder is removed and what stood at
     ``path`` before is left as it was.
+
+    Parameters
+    ----------
+    path
+        Where the folder shall be.
+    overwrite
+        Replace a run that stands there; it stays until the new one is complete.
+
+    Raises
+    ------
+    RunExistsError, InputError
+        As :func:`refuse_existing`, and if nothing can be written there.
+
+    Examples
+    --------
+    >>> place = Path(tempfile.mkdtemp()) / "run"
+    >>> with fresh_folder(place, overwrite=False) as folder:
+    ...     _ = (folder / "summary.json").write_text("{}")
+    ...     place.exists()
+    False
+    >>> [entry.name for entry in place.iterdir()]
+    ['summary.json']
     """
     refuse_existing(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".unfinished", dir=path.parent))
+    place = path.resolve()
+    missing = [parent for parent in place.parents if not parent.exists()]
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", suffix=".unfinished", dir=place.parent))
+    except OSError as error:
+        _remove_empty(missing)
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(explain(what, where=str(path), mend="name another place with --out")) from error
     try:
         yield made
         made.chmod(0o755)
-        _put_in_place(made, path)
+        _put_in_place(made, place, overwrite)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        _remove_empty(missing)
 
 
-def _put_in_place(made: Path, path: Path) -> None:
-    if not path.exists():
-        made.rename(path)
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove parents that were made for a run which never came."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _put_in_place(made: Path, place: Path, overwrite: bool) -> None:
+    if not overwrite:
+        try:
+            made.rename(place)
+        except OSError as error:
+            # Someone else filled it while the run was on its way.
+            raise RunExistsError(explain(f"cannot be put in place: {error.strerror}", where=str(place))) from error
         return
-    # Two renames, so that at every moment one whole run stands under a findable name.
     old = made.with_suffix(".old")
-    path.rename(old)
     try:
-        made.rename(path)
-    except OSError:
-        old.rename(path)
+        if place.exists():
+            place.rename(old)
+        made.rename(place)
+    except BaseException:
+        if old.exists() and not place.exists():
+            old.rename(place)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if place.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object, sorted as given, numbers finite."""
+    """Write a JSON object in the order given; a number that is not finite is an error.
+
+    Parameters
+    ----------
+    path
+        The file.
+    content
+        Texts, numbers, lists and mappings.
+    """
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + os.linesep, encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")

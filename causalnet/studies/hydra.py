@@ -3,6 +3,7 @@
 McGrath et al. (2023), "The Hydra Effect: Emergent Self-repair in Language Model Computations".
 """
 
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,19 +25,35 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from causalnet.graph import CausalGraph
+    from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["ABLATIONS", "Arm", "Options", "hydra", "sweep_model"]
+__all__ = ["ABLATIONS", "Arm", "Options", "Result", "Run", "hydra", "sweep_model"]
 
 ABLATIONS: Mapping[str, SiteValue] = {"resample": RESAMPLE, "zero": ZERO, "mean": MEAN}
 """What a node can be set to in this study."""
 
-Say = Callable[[str], None]
+_CLOSES = {"float32": 1e-4, "float64": 1e-6}
+"""Largest relative closure residual by precision; lower ones round too much for the split to be a check."""
+
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One model of the study: a name for its folder (empty for a single model), and where the model is."""
+    """One model of the study.
+
+    Parameters
+    ----------
+    name
+        Name of its folder in a run of several models; empty: the model's own name.
+    model
+        A checkpoint folder or hub name.
+
+    Examples
+    --------
+    >>> Arm("plain", "path/to/checkpoint").name
+    'plain'
+    """
 
     name: str
     model: str
@@ -90,12 +107,68 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one arm gave."""
+    """What one arm gave.
+
+    Parameters
+    ----------
+    arm
+        The model.
+    data
+        Its sweep, see docs/schema.md.
+    summary
+        The content of ``summary.json``.
+    graph
+        Its causal graph.
+    """
 
     arm: Arm
     data: "xr.Dataset"
     summary: dict[str, Any]
     graph: "CausalGraph"
+
+    @property
+    def name(self) -> str:
+        """The arm's name, else the model's."""
+        return self.arm.name or str(self.summary["model"])
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished study: where it is and what it holds.
+
+    Parameters
+    ----------
+    path
+        The run folder.
+    results
+        One for each arm.
+    comparison
+        The first two arms side by side (the content of ``comparison.json``); None for one arm.
+    """
+
+    path: Path
+    results: tuple[Result, ...]
+    comparison: dict[str, Any] | None = None
+
+    @property
+    def misfits(self) -> list[str]:
+        """Which arms do not close: their parts do not add up to the total effect in the model's precision."""
+        found = []
+        for result in self.results:
+            dtype = json.loads(result.data.attrs["run"])["dtype"]
+            limit, size = _CLOSES.get(dtype), result.summary["closure_max_rel"]
+            if limit is not None and size > limit:
+                found.append(f"{result.name}: closure residual {size:.1e} is above {limit:.0e} for {dtype}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all that the run says in words and numbers, ready for JSON."""
+        return {
+            "run": str(self.path),
+            "report": str(self.path / "report.html"),
+            "arms": {result.name: result.summary for result in self.results},
+            "comparison": self.comparison,
+        }
 
 
 def hydra(
@@ -103,10 +176,10 @@ def hydra(
     prompts: Prompts,
     *,
     options: Options | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> tuple[Path, list[Result], dict[str, Any] | None]:
+) -> Run:
     """Run the study on one model, or on several on the same prompts, and write the run folder.
 
     Parameters
@@ -126,45 +199,53 @@ def hydra(
 
     Returns
     -------
-    path, results, comparison
-        Where the run is; each arm's data and summary; the comparison of the first two arms, or None.
+    Run
+        Where the run is, each arm's data and summary, and the comparison of the first two arms.
 
     Raises
     ------
-    InputError, PromptError, UnsupportedModelError, CompileError
+    InputError, PromptError, RunExistsError, UnsupportedModelError, CompileError
         Before anything is written.
     """
     options = Options() if options is None else options
+    _check_arms(arms)
     path = default_folder("hydra") if out is None else Path(out)
     prompts = prompts if options.limit is None else prompts.take(options.limit)
+    several = len(arms) > 1
+    say: Progress = (lambda what, done, total: None) if progress is None else progress
     with fresh_folder(path, overwrite=overwrite) as folder:
-        results = []
-        for arm in arms:
-            results.append(_run_arm(arm, prompts, options, progress))
-            _write_arm(folder / arm.name if len(arms) > 1 else folder, results[-1])
+        results = tuple(_run_arm(arm, prompts, options, say) for arm in arms)
+        say("figures and report", 0, 1)
+        for result in results:
+            _write_arm(folder / result.arm.name if several else folder, result)
         comparison = _compare(results)
         if comparison is not None:
             write_json(folder / "comparison.json", comparison)
         _report(folder, results, comparison)
-    return path, results, comparison
+        say("figures and report", 1, 1)
+    return Run(path, results, comparison)
 
 
-def _run_arm(arm: Arm, prompts: Prompts, options: Options, progress: Progress | None) -> Result:
+def _check_arms(arms: Sequence[Arm]) -> None:
+    if not arms:
+        raise InputError("no model was given")
+    names = [arm.name for arm in arms]
+    if len(arms) > 1:
+        for name in names:
+            if names.count(name) > 1 or name != Path(name).name or name in ("", ".", ".."):
+                raise InputError(f"arm {name!r}: of several arms each needs a name of its own that can name a folder")
+
+
+def _run_arm(arm: Arm, prompts: Prompts, options: Options, say: Progress) -> Result:
     from causalnet.model.compile import compile_model
     from causalnet.model.load import load_model, load_tokenizer
 
     started = time.perf_counter()
     model = load_model(arm.model, dtype=options.dtype, device=options.device)
     tokenizer = load_tokenizer(arm.model)
-    mechanisms = compile_model(model, name=Path(arm.model).name)
-    label = f"{arm.name or mechanisms.name}"
-    data = sweep_model(
-        mechanisms,
-        tokenizer,
-        prompts,
-        options,
-        progress=None if progress is None else lambda done, total: progress(label, done, total),
-    )
+    mechanisms = compile_model(model, name=arm.name or Path(arm.model).expanduser().resolve().name)
+    label = f"{mechanisms.name}: sweep"
+    data = sweep_model(mechanisms, tokenizer, prompts, options, progress=lambda done, total: say(label, done, total))
     wall = time.perf_counter() - started
     summary = summarise(data, wall_s=round(wall, 2), seed=options.seed)
     summary["findings"] = findings(summary)
@@ -172,7 +253,7 @@ def _run_arm(arm: Arm, prompts: Prompts, options: Options, progress: Progress | 
 
 
 def sweep_model(
-    mechanisms: Any,
+    mechanisms: "Mechanisms",
     tokenizer: Any,
     prompts: Prompts,
     options: Options,
@@ -191,18 +272,27 @@ def sweep_model(
     options
         Ablation, donors and seed.
     graph
-        Where responders are read from; default the model's own graph.
+        Where the nodes to set and the responders are read from; default the model's own graph.
     progress
         Called with (rows done, rows in all).
+
+    Returns
+    -------
+    xarray.Dataset
+        ``te, de, ce, norm, residual [prompt, node, donor]`` and the rest of the sweep schema, in logits.
+
+    Raises
+    ------
+    PromptError
+        If a prompt is empty or too long for the model, or has no donor; it is named.
     """
     from causalnet.effects.sweep import find_targets, sweep
     from causalnet.engine.sources import Inputs
 
     encoded = encode(
-        prompts, tokenizer, context=mechanisms.context, vocab_size=mechanisms.vocab, answers="ignore"
+        prompts, tokenizer, context=mechanisms.context, vocab_size=mechanisms.vocab, spans=(), answers="ignore"
     )
-    inputs = Inputs(encoded.ids, seed=options.seed)
-    targets = find_targets(mechanisms, inputs)
+    targets = find_targets(mechanisms, Inputs(encoded.ids, seed=options.seed))
     donors = None
     if options.ablation == "resample":
         donors = choose_donors(
@@ -213,7 +303,8 @@ def sweep_model(
             keys=encoded.ids,
             names=list(prompts.texts),
         )
-        donors = donors[:, : max(1, int((donors >= 0).sum(1).max()))]
+        # Where no prompt has as many donors as asked, the axis is as long as the most that one has.
+        donors = donors[:, : int((donors >= 0).sum(1).max())]
     graph = mechanisms.graph if graph is None else graph
     nodes = [node for node in graph.contributors if node.kind in ("attn", "mlp")]
     return sweep(
@@ -223,14 +314,14 @@ def sweep_model(
         ABLATIONS[options.ablation],
         texts=list(prompts.texts),
         decode=lambda token: tokenizer.decode([token]),
-        record=run_record(mechanisms, options),
+        record=run_record(mechanisms, options, prompts),
         graph=graph,
         progress=progress,
     )
 
 
-def run_record(mechanisms: Any, options: Options) -> dict[str, Any]:
-    """Return how a result was made: model, precision, device, versions, seed, arguments."""
+def run_record(mechanisms: "Mechanisms", options: Options, prompts: Prompts) -> dict[str, Any]:
+    """Return how a result was made: model, precision, device, versions, seed, prompts, arguments."""
     return {
         "model": mechanisms.name,
         "revision": getattr(mechanisms.config, "_commit_hash", None),
@@ -240,6 +331,7 @@ def run_record(mechanisms: Any, options: Options) -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("causalnet-transformers", "torch", "transformers", "numpy")}
         | {"python": platform.python_version()},
         "seed": options.seed,
+        "prompts": {"source": prompts.name, "count": len(prompts), "notes": list(prompts.notes)},
         "arguments": options.recorded(),
     }
 
@@ -266,21 +358,17 @@ def _compare(results: Sequence[Result]) -> dict[str, Any] | None:
     if len(results) < 2:
         return None
     first, second = results[:2]
-    names = (first.arm.name, second.arm.name)
+    names = (first.name, second.name)
     comparison = compare(first.summary, first.data, second.summary, second.data, names=names)
-    return {"arms": [result.arm.name for result in results], **comparison}
+    return {"arms": [result.name for result in results], **comparison}
 
 
 def _report(folder: Path, results: Sequence[Result], comparison: dict[str, Any] | None) -> None:
     from causalnet.draw.report import Arm as Shown
     from causalnet.draw.report import report
 
-    shown = [
-        Shown(result.arm.name or str(result.summary["model"]), result.data, result.summary, result.graph)
-        for result in results
-    ]
+    shown = [Shown(result.name, result.data, result.summary, result.graph) for result in results]
     report(shown, folder / "report.html", comparison=comparison)
-    if len(results) > 1:
-        for result, one in zip(results, shown, strict=True):
-            report(one, folder / result.arm.name / "report.html")
-
+    if len(shown) > 1:
+        for one in shown:
+            report(one, folder / one.name / "report.html")

@@ -14,7 +14,19 @@ from causalnet.engine.plan import Reading, draws_of
 from causalnet.errors import InputError, InterventionError, UnknownNameError, explain
 from causalnet.expr.outcomes import Outcome, Target, Token
 from causalnet.expr.positions import indices
-from causalnet.expr.values import Add, Given, InWorld, Mean, Natural, Patch, ProjectOut, Resample, Scale, SiteValue, Zero
+from causalnet.expr.values import (
+    Add,
+    Given,
+    InWorld,
+    Mean,
+    Natural,
+    Patch,
+    ProjectOut,
+    Resample,
+    Scale,
+    SiteValue,
+    Zero,
+)
 from causalnet.expr.world import NATURAL_WORLD, Site, World, ground
 from causalnet.graph import CausalGraph, Node
 
@@ -226,8 +238,10 @@ class Network:
         tokens = [self._token(token, base, prompt) for token in outcome.tokens]
         if outcome.name == "direct":
             return self._direct(reading, values, natural, prompt, tokens, at)
-        return self.contrast(own, tokens) if outcome.name not in self._curves(outcome) else float(
-            self._curves(outcome)[outcome.name](own, base, tokens)
+        return (
+            self.contrast(own, tokens)
+            if outcome.name not in self._curves(outcome)
+            else float(self._curves(outcome)[outcome.name](own, base, tokens))
         )
 
     def contrast(self, logits: np.ndarray, tokens: Sequence[int]) -> float:
@@ -251,8 +265,10 @@ class Network:
     ) -> float:
         """Return what some nodes add to the target's logit at the natural norm, the readout being linear there."""
         node = Node("logits")
-        nothing = {other: natural[other] if other.kind == "norm" else np.zeros_like(natural[other])
-                   for other in self.graph.parents(node)}
+        nothing = {
+            other: natural[other] if other.kind == "norm" else np.zeros_like(natural[other])
+            for other in self.graph.parents(node)
+        }
         some = {**nothing, **{other: values[other] for other in reading.nodes}}
         read = [self.mechanisms[node](parts, self.prompts[prompt])[at] for parts in (some, nothing)]
         return self.contrast(self._reduced(read[0] - read[1]), tokens)

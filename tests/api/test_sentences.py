@@ -47,7 +47,6 @@ from causalnet import (
     under,
     zero,
 )
-
 from causalnet.errors import ExpressionError
 
 pytestmark = pytest.mark.filterwarnings("ignore::causalnet.effects.FewPromptsWarning")

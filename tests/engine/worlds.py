@@ -1,7 +1,5 @@
 """Random interventions and outcomes, drawn by hypothesis, and the comparison with the plain executor."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from hypothesis import strategies as st
 
@@ -37,12 +35,11 @@ _HARD = (ZERO, MEAN, RESAMPLE, NATURAL, Patch("other"), Given("one"), Given("eac
 _NO_VECTOR = (Given, Add, ProjectOut)
 
 
-@dataclass(frozen=True)
 class Case:
     """What is asked of a model; printed as sentences."""
 
-    graph: object
-    readings: tuple
+    def __init__(self, graph, readings):
+        self.graph, self.readings = graph, readings
 
     def __repr__(self):
         return "\n".join(("", *map(str, self.readings)))
