@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from causalnet.model.check import CheckReport, Misfit
-    from causalnet.model.edges import EdgeReport
+    from causalnet.model.edges import EdgeReport, TestedEdge
     from causalnet.model.mechanism import Mechanisms
 
 __all__ = ["register"]
@@ -124,10 +124,16 @@ def _show(mechanisms: "Mechanisms", report: "CheckReport", tested: "EdgeReport |
                  for place, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         print("  ".join(cells).rstrip())
     for row in () if tested is None else tested.failed[:_SHOWN]:
-        said = "an edge, but it moves nothing" if row.present else f"no edge, but it moves by {row.moved:.1e}"
-        print(f"{row.source} -> {row.target}: {said}")
+        print(f"{row.source} -> {row.target}: {_wrong(row)}")
     if tested is not None and len(tested.failed) > _SHOWN:
         print(f"… and {len(tested.failed) - _SHOWN} more")
+
+
+def _wrong(row: "TestedEdge") -> str:
+    """Say in what the model differs from the graph."""
+    if not row.present:
+        return f"no edge, but it moves by {row.moved:.1e}"
+    return f"an edge, but it moves its child by {row.moved:.1e} only" if row.moved else "an edge, but it moves nothing"
 
 
 def _edge_rows(tested: "EdgeReport") -> list[tuple[str, ...]]:

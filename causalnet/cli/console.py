@@ -1,22 +1,13 @@
 """What commands print: results on stdout, progress and complaints on stderr."""
 
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
-__all__ = [
-    "complain",
-    "progress_bars",
-    "show_summary",
-    "silence_libraries",
-    "stoppable",
-    "warnings_as_lines",
-]
+__all__ = ["complain", "progress_bars", "show_sentences", "show_summary", "warnings_as_lines"]
 
 _EVERY = 5.0  # seconds between two lines of progress where stderr is not a terminal
 
@@ -47,31 +38,6 @@ def warnings_as_lines() -> Iterator[None]:
         warnings.filterwarnings("always", module=r"causalnet\b")
         warnings.showwarning = show
         yield
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Let a request to terminate unwind like Ctrl-C does, so that nothing half-written stays behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: Any) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def silence_libraries() -> None:
-    """Keep libraries' loading bars and advice off the terminal; their errors still come as errors."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 @contextmanager

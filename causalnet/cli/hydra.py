@@ -68,7 +68,8 @@ def hydra(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
-    from causalnet.cli.console import complain, progress_bars, silence_libraries
+    from causalnet.cli.console import complain, progress_bars
+    from causalnet.cli.process import fit_threads, silence_libraries
     from causalnet.prompts import Prompts
     from causalnet.studies.folder import refuse_existing
     from causalnet.studies.hydra import Options
@@ -82,6 +83,7 @@ def hydra(
     for note in loaded.notes:
         complain(f"{source}: {note}", kind="note: ")
     silence_libraries()
+    fit_threads()
     with progress_bars(quiet) as progress:
         run = study(arms, loaded, options=options, out=out, overwrite=overwrite, progress=progress)
     if as_json:

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import typer
 
 from causalnet.cli import check, do, graph, hydra
-from causalnet.cli.console import complain, stoppable, warnings_as_lines
+from causalnet.cli.console import complain, warnings_as_lines
+from causalnet.cli.process import stoppable
 from causalnet.errors import CausalnetError
 
 __all__ = ["app", "main"]

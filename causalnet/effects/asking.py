@@ -18,7 +18,7 @@ from causalnet.expr import CompiledQuery, Query, compile_queries
 from causalnet.graph import CausalGraph
 from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["PromptedModel", "Scm", "answer", "unit_effects"]
+__all__ = ["PromptedModel", "Scm", "Weighted", "add_up", "answer", "unit_effects"]
 
 
 class Scm(Protocol):
@@ -95,24 +95,29 @@ def answer(scm: Scm, queries: Iterable[Query], *, graph: CausalGraph | None = No
     ExpressionError
         If a query asks for a subgroup of the prompts (choose the prompts instead), or cannot be meant.
     """
-    compiled = compile_queries(queries, scm.graph if graph is None else graph)
-    return _add_up(scm, compiled)
+    return add_up(scm, compile_queries(queries, scm.graph if graph is None else graph))
 
 
-def _add_up(scm: Scm, compiled: Sequence[CompiledQuery]) -> list[np.ndarray]:
-    """Answer compiled queries unit by unit; see :func:`answer`."""
-    placed: list[list[Reading]] = []
+Weighted = tuple[tuple[float, Reading], ...]
+"""A linear combination of readings."""
+
+
+def add_up(scm: Scm, compiled: Sequence[CompiledQuery], more: Sequence[Weighted] = ()) -> list[np.ndarray]:
+    """Answer compiled queries, and further combinations of readings, unit by unit; see :func:`answer`."""
+    sums: list[Weighted] = []
     for one in compiled:
         for reading in one.readings:
             if reading.condition is not None:
                 what = f"{one.query} asks for a subgroup, and unit effects are of every prompt"
                 raise ExpressionError(explain(what, mend="leave the condition out, and choose the prompts"))
-        placed.append([Reading(one.worlds[r.world], r.outcome, r.nodes) for r in one.readings])
-    values = scm.read(list(dict.fromkeys(reading for readings in placed for reading in readings)))
+        placed = (Reading(one.worlds[r.world], r.outcome, r.nodes) for r in one.readings)
+        sums.append(tuple(zip(one.weights, placed, strict=True)))
+    sums += more
+    values = scm.read(list(dict.fromkeys(reading for parts in sums for _, reading in parts)))
     found = []
-    for one, readings in zip(compiled, placed, strict=True):
+    for parts in sums:
         total: Any = 0.0
-        for reading, weight in zip(readings, one.weights, strict=True):
+        for weight, reading in parts:
             total = total + weight * values[reading]
         found.append(np.asarray(total))
     return found

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from causalnet.effects.asking import PromptedModel, Scm, answer
+from causalnet.effects.asking import PromptedModel, Scm, Weighted, add_up
 from causalnet.effects.estimands import LOGIT, natural_effects
+from causalnet.engine.plan import Reading
 from causalnet.errors import InputError, explain
-from causalnet.expr import CE, NORM, Assignment, Do, Outcome, Query, World, compile_query
-from causalnet.expr.query import Expectation, Term
+from causalnet.expr import CE, NATURAL_WORLD, NORM, Assignment, Outcome, World, compile_queries
 from causalnet.expr.refs import Component
 from causalnet.graph import CausalGraph, Node
 
@@ -115,13 +115,16 @@ def split(scm: Scm, *s: Assignment, outcome: Outcome = LOGIT) -> Split:
     (['mlp[0]'], [-1.0, -2.0, -3.0])
     """
     named = natural_effects(*s, outcome=outcome)
-    graph, world = _world(scm.graph, s, outcome)
-    own, responders = _who(graph, world) if (by_parts := _adds_up(scm, world, outcome)) else ((), ())
+    compiled = compile_queries([named["TE"], named["NDE"], CE(*s, outcome), NORM(*s, outcome)], scm.graph)
+    worlds = [one.worlds[one.readings[0].world] for one in compiled[:2]]
+    if Node("norm") in worlds[0].nodes:
+        raise InputError(explain(f"{worlds[0]} sets the norm, which the split holds", mend="ask for TE"))
+    by_parts = _adds_up(scm, worlds[0], outcome)
+    own, responders = _who(compiled[0].graph, worlds[0]) if by_parts else ((), ())
     contributors = (*own, *responders)
-    worlds = (named["TE"].terms[0].body, named["NDE"].terms[0].body, None)
-    direct = [_direct(node, outcome, one) for one in worlds for node in contributors]  # type: ignore[arg-type]
-    asked = [named["TE"], named["NDE"], CE(*s, outcome), NORM(*s, outcome), *direct]
-    te, de, ce, norm, *parts = _same_width(answer(scm, asked, graph=graph))
+    # The worlds are those of the effects: a query that reads a node's direct effect would leave it out of desc(X).
+    readings = [_direct(node, outcome, one) for one in (*worlds, NATURAL_WORLD) for node in contributors]
+    te, de, ce, norm, *parts = _same_width(add_up(scm, compiled, readings))
     stacked = np.stack(parts, -1) if parts else np.empty((*te.shape, 0))
     moved, held, clean = (stacked[..., place * len(contributors) :][..., : len(contributors)] for place in range(3))
     change = moved - held
@@ -142,16 +145,6 @@ def split(scm: Scm, *s: Assignment, outcome: Outcome = LOGIT) -> Split:
     )
 
 
-def _world(graph: CausalGraph, s: Sequence[Assignment], outcome: Outcome) -> tuple[CausalGraph, World]:
-    """Return the world that s makes, and the graph with the heads that it names."""
-    compiled = compile_query(Query((Term(1.0, Expectation(outcome, Do(tuple(s)))),)), graph)
-    world = compiled.worlds[-1]
-    if Node("norm") in world.nodes:
-        raise InputError(explain(f"{world} sets the norm, which the split holds", mend="ask for TE"))
-    has_stream = any(node.kind == "resid" for node in compiled.graph.nodes)
-    return graph if has_stream else compiled.graph, world
-
-
 def _adds_up(scm: Scm, world: World, outcome: Outcome) -> bool:
     """Whether effects in this world are sums over contributions."""
     capped = isinstance(scm, PromptedModel) and scm.mechanisms.readout.softcap is not None
@@ -170,14 +163,11 @@ def _who(graph: CausalGraph, world: World) -> tuple[tuple[Node, ...], tuple[Node
     return own, tuple(node for node in graph.contributors if node in below and node not in own)
 
 
-def _direct(node: Node, outcome: Outcome, world: Expectation | None) -> Query:
-    """Return a node's direct effect on a linear outcome: of a contrast, the difference of two tokens'."""
-    do = None if world is None else world.do
-    terms = []
-    for sign, token in zip((1.0, -1.0), outcome.tokens, strict=False):
-        read = Outcome("direct", (token,), Component.of(node), outcome.position)
-        terms.append(Term(sign, Expectation(read, do)))
-    return Query(tuple(terms))
+def _direct(node: Node, outcome: Outcome, world: World) -> Weighted:
+    """Read a node's direct effect on a linear outcome: of a contrast, the difference of two tokens'."""
+    of = Component.of(node)
+    reads = [Outcome("direct", (token,), of, outcome.position) for token in outcome.tokens]
+    return tuple((sign, Reading(world, read, (node,))) for sign, read in zip((1.0, -1.0), reads, strict=False))
 
 
 def _same_width(tables: Sequence[np.ndarray]) -> list[np.ndarray]:

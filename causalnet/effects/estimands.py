@@ -32,6 +32,7 @@ from collections.abc import Iterable, Sequence
 
 from causalnet.errors import ExpressionError, GraphError, explain
 from causalnet.expr import NATURAL, TARGET, Assignment, Do, Outcome, Path, Query, Ref, Under, Union
+from causalnet.expr.estimands import named
 from causalnet.expr.places import Names, places, scene
 from causalnet.expr.query import Expectation, Term
 from causalnet.expr.refs import Component, Descendants, Located, union, without_position
@@ -66,35 +67,27 @@ def natural_effects(*s: Assignment, outcome: Outcome = LOGIT) -> dict[str, Query
 
     Notes
     -----
-    In a joint intervention on several nodes, one of them may lie downstream of another.  Where X is to be
-    natural it is then held natural, and positions of X's nodes that s leaves alone count among M.
+    One node has the macros of the language.  In a joint intervention one node of X may lie downstream of
+    another: where X is to be natural it is then held natural, and positions of X's nodes that s leaves alone
+    count among M.
 
     Examples
     --------
     >>> from causalnet.expr import attn, last, resample
-    >>> for name, query in natural_effects(attn[5] @ last << resample).items():
-    ...     print(name, "=", query)
-    TE = E[logit(target) | do(attn[5]@last = resample)] - E[logit(target)]
-    NDE = E[logit(target) | do(attn[5]@last = resample, desc(attn[5]) = natural)] - E[logit(target)]
-    NIE = E[logit(target) | do(desc(attn[5]) = under do(attn[5]@last = resample))] - E[logit(target)]
-    TDE = E[logit(target) | do(attn[5]@last = resample)] - E[logit(target) | do(desc(attn[5]) = under
-    do(attn[5]@last = resample))]
-    TIE = E[logit(target) | do(attn[5]@last = resample)] - E[logit(target) | do(attn[5]@last = resample,
-    desc(attn[5]) = natural)]
-    INTmed = E[logit(target) | do(attn[5]@last = resample)] - E[logit(target) | do(attn[5]@last = resample,
-    desc(attn[5]) = natural)] - E[logit(target) | do(desc(attn[5]) = under do(attn[5]@last = resample))]
-    + E[logit(target)]
+    >>> found = natural_effects(attn[5] @ last << resample)
+    >>> print(found["INTmed"])
+    TE(attn[5]@last = resample) - NDE(attn[5]@last = resample) - NIE(attn[5]@last = resample)
+    >>> print(found["NIE"].expand())
+    E[logit(target) | do(desc(attn[5]) = under do(attn[5]@last = resample))] - E[logit(target)]
     """
-    whole, held, moved = _worlds(s)
-    xx, xm, mx, mm = (_mean(outcome, one) for one in (None, held, moved, whole))
-    return {
-        "TE": mm - xx,
-        "NDE": xm - xx,
-        "NIE": mx - xx,
-        "TDE": mm - mx,
-        "TIE": mm - xm,
-        "INTmed": mm - xm - mx + xx,
-    }
+    _check(s)
+    if _is_one_node(_on_nodes(s)):
+        te, nde, nie, tde, tie = (named(name, *s, outcome) for name in ("TE", "NDE", "NIE", "TDE", "TIE"))
+    else:
+        whole, held, moved = _worlds(s)
+        xx, xm, mx, mm = (_mean(outcome, one) for one in (None, held, moved, whole))
+        te, nde, nie, tde, tie = mm - xx, xm - xx, mx - xx, mm - mx, mm - xm
+    return {"TE": te, "NDE": nde, "NIE": nie, "TDE": tde, "TIE": tie, "INTmed": te - nde - nie}
 
 
 def controlled_direct(*s: Assignment, held: Sequence[Assignment], outcome: Outcome = LOGIT) -> Query:
@@ -140,9 +133,9 @@ def four_way(*s: Assignment, held: Sequence[Assignment], outcome: Outcome = LOGI
     >>> list(four_way(attn[5] << zero, held=[desc(attn[5]) << mean]))
     ['CDE', 'INTref', 'INTmed', 'PIE']
     """
-    named = natural_effects(*s, outcome=outcome)
+    found = natural_effects(*s, outcome=outcome)
     direct = controlled_direct(*s, held=held, outcome=outcome)
-    return {"CDE": direct, "INTref": named["NDE"] - direct, "INTmed": named["INTmed"], "PIE": named["NIE"]}
+    return {"CDE": direct, "INTref": found["NDE"] - direct, "INTmed": found["INTmed"], "PIE": found["NIE"]}
 
 
 def interaction(*s: Assignment, outcome: Outcome = LOGIT) -> dict[str, Query]:
@@ -279,7 +272,6 @@ def _node_target(one: Assignment) -> Ref:
 
 def _worlds(s: Sequence[Assignment]) -> tuple[Do, Do, Do]:
     """Return the worlds (x', M_x'), (x', M_x) and (x, M_x')."""
-    _check(s)
     whole = Do(tuple(s))
     below = Descendants(_set_nodes(s))
     elsewhere = _elsewhere(s)

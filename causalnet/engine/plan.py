@@ -419,9 +419,9 @@ def _heads_asked(worlds: Sequence[World]) -> Mapping[World, frozenset[int]]:
 def _join(graph: CausalGraph, writes: Sequence[Write], length: int, asked: frozenset[int] = frozenset()) -> int:
     """Return the first place where a mechanism reads a changed stream and is not itself set there.
 
-    In the layers ``asked`` the attention has to run wherever it reads a change: its heads are read, even
-    where it is set itself.  Soft values need the mechanism's own value only where it would have changed; elsewhere they are
-    functions of the natural value.
+    Soft values need the mechanism's own value only where it would have changed; elsewhere they are
+    functions of the natural value.  In the layers ``asked`` the attention runs wherever it reads a change,
+    even where it is set: its heads are read.
     """
     changed: set[int] = set()
     for block in graph.blocks:

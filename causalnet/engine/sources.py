@@ -12,69 +12,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from causalnet.engine.inputs import Inputs, check
 from causalnet.engine.natural import Natural, run_natural
-from causalnet.engine.plan import Plan, Shape, Write
-from causalnet.errors import InputError, PromptError, UnknownNameError, explain
-from causalnet.expr.positions import Position, Span, indices
+from causalnet.engine.plan import Plan, Write
+from causalnet.errors import InputError
+from causalnet.expr.positions import Position
 from causalnet.expr.values import Add, Given, InWorld, Mean, Noise, Patch, ProjectOut, Resample, Scale, Zero
-from causalnet.expr.world import Site
 from causalnet.graph import Node
 from causalnet.model.mechanism import Mechanisms
 
 __all__ = ["Bank", "Inputs", "Sources", "build_sources", "value_at"]
-
-_SET = "prompts"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Everything exogenous of a run.
-
-    Attributes
-    ----------
-    ids
-        Token ids of each prompt.
-    spans
-        Named spans of each prompt as half-open token indices.
-    targets
-        Target token of each prompt; None: the natural world's most likely token.
-    pool
-        Prompts that donors are drawn from; None: the prompts themselves.
-    donors
-        Index of each prompt's donors in the pool, [prompt, draw]; -1 where there are fewer.
-    pairs
-        Paired prompts by name, for ``patch("name")``.
-    vectors
-        Vectors [d_model] or [prompt, d_model] by name, for ``value``, ``add`` and ``project_out``.
-    draws
-        Number of draws where no donors are given (noise).
-    seed
-        Seed of the noise.
-    """
-
-    ids: tuple[tuple[int, ...], ...]
-    spans: tuple[Mapping[str, tuple[int, int]], ...] = ()
-    targets: tuple[int, ...] | None = None
-    pool: "Inputs | None" = None
-    donors: np.ndarray | None = None
-    pairs: Mapping[str, "Inputs"] = field(default_factory=dict)
-    vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    draws: int = 1
-    seed: int = 0
-
-    @property
-    def shape(self) -> Shape:
-        """Lengths and spans, for the planner."""
-        return Shape(tuple(len(ids) for ids in self.ids), self.spans)
-
-    @property
-    def count(self) -> int:
-        """Draws per prompt: donors, or noise seeds."""
-        return self.draws if self.donors is None else int(self.donors.shape[1])
-
-    def span(self, prompt: int) -> Mapping[str, tuple[int, int]]:
-        """Return the named spans of one prompt."""
-        return self.spans[prompt] if self.spans else {}
 
 
 @dataclass(eq=False)
@@ -148,7 +95,7 @@ def fill_bank(
         for position in dict.fromkeys(position for _, position in wanted):
             groups: dict[tuple[int, ...], list[int]] = {}
             for row, prompt in enumerate(prompts):
-                groups.setdefault(_columns(inputs, prompt, position), []).append(row)
+                groups.setdefault(inputs.columns(prompt, position), []).append(row)
             for columns, rows in groups.items():
                 for node in (node for node, where in wanted if where == position):
                     values = value_at(mechanisms, natural, node, columns)
@@ -167,10 +114,6 @@ def _table(rows: Sequence[tuple[int, torch.Tensor]], prompts: int) -> tuple[torc
         table[prompt, : value.shape[0]] = value
         counts[prompt] = value.shape[0]
     return table, counts
-
-
-def _columns(inputs: Inputs, prompt: int, position: Position | None) -> tuple[int, ...]:
-    return indices(position, len(inputs.ids[prompt]), inputs.span(prompt), where=f"{_SET} {prompt}")
 
 
 @dataclass(eq=False)
@@ -257,19 +200,11 @@ def build_sources(
     inputs: Inputs,
     own: Iterable[tuple[Sequence[int], Natural]] | None = None,
 ) -> Sources:
-    """Run what the values of a plan need and check that they fit, before any row runs.
+    """Run what the values of a plan need; everything is checked first, see :func:`causalnet.engine.inputs.check`.
 
     ``own`` are natural runs of the prompts themselves, used where these are their own donor pool.
-
-    Raises
-    ------
-    UnknownNameError
-        If a paired prompt or a vector is not given.
-    PromptError
-        If a donor does not fill the positions it must fill.
-    InputError
-        If a vector has the wrong size, or a value has no meaning on its node.
     """
+    check(mechanisms, plan, inputs)
     pooled: set[tuple[Node, Position | None]] = set()
     paired: dict[str, set[tuple[Node, Position | None]]] = {}
     for world in plan.worlds:
@@ -278,67 +213,11 @@ def build_sources(
             if isinstance(value, Resample | Mean | Noise):
                 pooled.add(key)
             elif isinstance(value, Patch):
-                _check_name("patch", value.name, inputs.pairs, "paired prompts")
                 paired.setdefault(value.name, set()).add(key)
-            elif isinstance(value, Given | Add | ProjectOut):
-                _check_vector(mechanisms, site, value.name, inputs)
-            if isinstance(value, Noise) and site.node.kind == "head":
-                raise InputError(f"{site} = {value}: noise on a head is not defined; set noise on its attn node")
     pool = inputs if inputs.pool is None else inputs.pool
-    sources = Sources(
+    return Sources(
         mechanisms,
         inputs,
         fill_bank(mechanisms, pool, pooled, own if inputs.pool is None else None),
         {name: fill_bank(mechanisms, inputs.pairs[name], keys) for name, keys in paired.items()},
     )
-    _check_fit(plan, inputs, sources)
-    return sources
-
-
-def _check_name(what: str, name: str, given: Mapping[str, object], kind: str) -> None:
-    if name not in given:
-        raise UnknownNameError(explain(f'{what}("{name}"): no {kind} of that name', legal=given, got=name))
-
-
-def _check_vector(mechanisms: Mechanisms, site: Site, name: str, inputs: Inputs) -> None:
-    _check_name("value", name, inputs.vectors, "vector")
-    if site.node.kind in ("head", "norm"):
-        raise InputError(f"{site}: a vector of the residual stream cannot be set on a {site.node.kind} node")
-    size = tuple(inputs.vectors[name].shape)
-    legal = ((mechanisms.width,), (len(inputs.ids), mechanisms.width))
-    if size not in legal:
-        raise InputError(f"vector {name!r} has shape {size}; legal: {legal[0]} or {legal[1]}")
-
-
-def _check_fit(plan: Plan, inputs: Inputs, sources: Sources) -> None:
-    """Check that donors and paired prompts have as many positions as they must fill."""
-    for world in plan.worlds:
-        for site, value in world.writes:
-            if isinstance(site.position, Span) or site.position is None or isinstance(value, Patch):
-                key = (site.node, site.position)
-                if isinstance(value, Resample):
-                    _check_donors(site, inputs, sources.pool.counts[key])
-                elif isinstance(value, Patch):
-                    counts = sources.pairs[value.name].counts[key]
-                    for prompt in range(len(inputs.ids)):
-                        _check_count(site, inputs, prompt, int(counts[prompt]), f"its paired prompt {value.name!r}")
-
-
-def _check_donors(site: Site, inputs: Inputs, counts: torch.Tensor) -> None:
-    if inputs.donors is None:
-        raise InputError(f"{site} = resample: no donors were chosen")
-    for prompt, row in enumerate(inputs.donors):
-        for donor in row[row >= 0]:
-            _check_count(site, inputs, prompt, int(counts[donor]), f"donor {donor}")
-
-
-def _check_count(site: Site, inputs: Inputs, prompt: int, count: int, who: str) -> None:
-    needed = len(_columns(inputs, prompt, site.position))
-    if count != needed:
-        raise PromptError(
-            explain(
-                f"{site} covers {needed} tokens, but {who} has {count} there",
-                where=f"prompt {prompt}",
-                mend="name one position (@last), or use prompts of equal length",
-            )
-        )

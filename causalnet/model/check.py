@@ -111,6 +111,14 @@ def check(mechanisms: Mechanisms, *, tokens: int = 12, prompts: int = 2, seed: i
     -------
     CheckReport
         Relative misfits, with a tolerance that follows from the dtype.
+
+    Examples
+    --------
+    >>> from causalnet.model.compile import compile_model
+    >>> from causalnet.model.small import small_model
+    >>> report = check(compile_model(small_model("llama")))
+    >>> report.holds, report.rows[0].what
+    (True, 'the sum of the contributions')
     """
     windows = [block.window for block in mechanisms.graph.blocks if block.window is not None]
     if windows and max(windows) <= _LONGEST:
@@ -184,9 +192,8 @@ def _sum_of_heads(part: Mechanism, fed: torch.Tensor) -> torch.Tensor:
     assert part.heads is not None, "an output projection is kept only with its heads"
     weight: torch.Tensor = out.weight  # type: ignore[assignment]
     matrix = weight.T if isinstance(out, torch.nn.Linear) else weight
-    width = fed.shape[-1] // part.heads
-    slices = fed.unflatten(-1, (part.heads, width)).movedim(-2, 0)
-    total = torch.stack([piece @ rows for piece, rows in zip(slices, matrix.split(width), strict=True)]).sum(0)
+    slices = fed.flatten(0, -2).unflatten(-1, (part.heads, -1)).transpose(0, 1)
+    total = (slices @ matrix.unflatten(0, (part.heads, -1))).sum(0).reshape(*fed.shape[:-1], -1)
     bias = getattr(out, "bias", None)
     return total if bias is None else total + bias
 
@@ -254,10 +261,11 @@ def _stream_rows(mechanisms: Mechanisms, natural: Natural, tolerance: float) -> 
     _note(size, seen, natural, range(depth), mechanisms)
     noise = _noise(natural.streams[0], 2)
     for bit in range((depth - 1).bit_length()):
-        for side in (0, 1):
-            shifted = [index for index in range(depth) if (index >> bit) & 1 == side]
-            seen = held(mechanisms, natural, {}, enter=dict.fromkeys(shifted, noise))
-            _note(size, seen, natural, [index for index in range(depth) if index not in shifted], mechanisms)
+        # Counted from the top, an earlier layer has a one at the first bit in which it differs from a later
+        # one, so that some pass changes the earlier and holds the later.
+        shifted = [index for index in range(depth) if (depth - 1 - index) >> bit & 1]
+        seen = held(mechanisms, natural, {}, enter=dict.fromkeys(shifted, noise))
+        _note(size, seen, natural, [index for index in range(depth) if index not in shifted], mechanisms)
     return [Misfit("what a layer reads beside the stream", index, size[index], tolerance) for index in range(depth)]
 
 

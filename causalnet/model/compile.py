@@ -44,6 +44,13 @@ def compile_model(
         If the computation cannot be expressed as attention and MLP contributions to one residual stream.
     CompileError
         If the compiled form does not reproduce the model.
+
+    Examples
+    --------
+    >>> from causalnet.model.small import small_model
+    >>> mechanisms = compile_model(small_model("gptj"))
+    >>> mechanisms.found, mechanisms.graph.blocks[0].kind
+    ('record', 'parallel')
     """
     _check_granularity(granularity)
     _refuse_unfit(hf)
@@ -89,6 +96,13 @@ def compile_config(config: Any, *, granularity: str = "layer", name: str = "") -
     ------
     UnsupportedModelError
         If it is not the config of a causal LM that can be expressed.
+
+    Examples
+    --------
+    >>> from transformers import Gemma2Config
+    >>> graph = compile_config(Gemma2Config(num_hidden_layers=2))
+    >>> [block.window for block in graph.blocks]
+    [4096, None]
     """
     _check_granularity(granularity)
     _refuse_config(config)

@@ -40,7 +40,15 @@ class Portrait:
 
 
 def portrait(mechanisms: Mechanisms) -> Portrait:
-    """Describe a compiled model in one row."""
+    """Describe a compiled model in one row.
+
+    Examples
+    --------
+    >>> from causalnet.model.compile import compile_model
+    >>> from causalnet.model.small import small_model
+    >>> portrait(compile_model(small_model("cohere"))).block
+    'parallel, one norm'
+    """
     blocks = [block for block in mechanisms.graph.blocks if block.attn]
     parts = [part for layer in mechanisms.layers for part in layer]
     kind = "LayerNorm" if mechanisms.readout.norm.centred else "RMSNorm"

@@ -49,6 +49,13 @@ def discover(hf: nn.Module) -> Family:
     ------
     UnsupportedModelError
         If the model is not a stack of layers on one residual stream, with the layer and the reason.
+
+    Examples
+    --------
+    >>> from causalnet.model.record import source_of
+    >>> from causalnet.model.small import small_model
+    >>> print(source_of(discover(small_model("nanochat"))))
+    Family(("nanochat",), softcap="final_logit_softcapping")
     """
     size = sum(parameter.numel() for parameter in hf.parameters())
     meta = any(parameter.is_meta for parameter in hf.parameters())

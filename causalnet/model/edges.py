@@ -87,6 +87,13 @@ def check_edges(mechanisms: Mechanisms, *, tokens: int = 8, seed: int = 0) -> Ed
     -------
     EdgeReport
         One row per ordered pair of components; the cost is about two passes per component.
+
+    Examples
+    --------
+    >>> from causalnet.model.compile import compile_model
+    >>> from causalnet.model.small import small_model
+    >>> check_edges(compile_model(small_model("gptj"))).summary["absent edges that moved something"]
+    0
     """
     ids = random_ids(mechanisms, prompts=1, tokens=tokens, seed=seed)
     plain = observe(mechanisms, ids)

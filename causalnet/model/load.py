@@ -107,6 +107,13 @@ def load_config(model: str | Path, *, revision: str | None = None, trust_remote_
     ------
     InputError
         If there is no such folder or file, or it holds no readable config.
+
+    Examples
+    --------
+    >>> load_config("./no/such/folder")
+    Traceback (most recent call last):
+        ...
+    causalnet.errors.InputError: no model folder './no/such/folder'; give a folder with config.json and ...
     """
     folder, options = _folder(model), _hub_options(model, revision)
     if folder is not None:

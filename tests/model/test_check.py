@@ -97,7 +97,9 @@ def test_a_record_for_another_build_of_the_family_falls_back_to_discovery(fresh)
 def test_missing_modules_are_named(small):
     with pytest.raises(CompileError, match=r"expects 'model\.ln' in LlamaForCausalLM, which has model, lm_head"):
         bind(small("llama"), Family(("llama",), norm="model.ln"))
-    with pytest.raises(CompileError, match="layer 0: the record of llama describes neither part of it; it has self_attn"):
+    with pytest.raises(
+        CompileError, match="layer 0: the record of llama describes neither part of it; it has self_attn"
+    ):
         bind(small("llama"), Family(("llama",), attn=(Part("attention"),), mlp=(Part("ffn"),)))
 
 
@@ -145,7 +147,10 @@ def test_report():
 
 def test_edges_see_a_wrong_graph(small):
     """A parallel model under a sequential graph, and the other way round."""
-    parallel, sequential = compile_model(small("gpt_neox")), compile_model(small("gpt_neox", use_parallel_residual=False))
+    parallel, sequential = (
+        compile_model(small("gpt_neox")),
+        compile_model(small("gpt_neox", use_parallel_residual=False)),
+    )
     swapped = replace(parallel, graph=sequential.graph)
     failed = {(str(row.source), str(row.target)) for row in check_edges(swapped).failed}
     assert failed == {("attn[0]", "mlp[0]"), ("attn[1]", "mlp[1]")}

@@ -127,7 +127,9 @@ def test_a_config_gives_the_graph_of_its_model(small):
 
 
 def test_table_of_families(small):
-    rows = table(portrait(compile_model(small(kind), verify=False)) for kind in ("llama", "gptj", "gemma2", "nemotron_h"))
+    rows = table(
+        portrait(compile_model(small(kind), verify=False)) for kind in ("llama", "gptj", "gemma2", "nemotron_h")
+    )
     assert [row["family"] for row in rows] == ["gemma2", "gptj", "llama", "nemotron_h"]
     assert rows[0]["norm"] == "sandwich, RMSNorm"
     assert rows[0]["windows"] == "6 / full"

@@ -125,7 +125,9 @@ def test_a_patched_layer_is_refused_with_layer_and_size(fresh):
         return plain(*args, **kwargs) * 1.01
 
     layer.forward = patched
-    with pytest.raises(CompileError, match=r"sum of the contributions in layer 1 misses by 8.*discovery finds misses as well"):
+    with pytest.raises(
+        CompileError, match=r"sum of the contributions in layer 1 misses by 8.*discovery finds misses as well"
+    ):
         compile_model(model)
 
 

@@ -119,7 +119,7 @@ def test_the_sweep_is_the_papers_definition(tiny, words, prompts, family, ablati
     np.testing.assert_allclose(data["norm"], norm, **close)
     responders = data["responder"].values.tolist()
     for j, other in enumerate(names):
-        found = data["delta_de"].sel(responder=other).values if other in responders else np.zeros_like(te)
+        found = data["delta_de"].sel(responder=other).values if other in responders else 0 * te
         np.testing.assert_allclose(found, delta[..., j], **close, err_msg=other)
     np.testing.assert_allclose(data["ce"], delta.sum(-1), **close)
 
