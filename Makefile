@@ -9,7 +9,7 @@ PEERS ?= .venv-peers
 PEERS_IN_TEST ?= 1
 OUT ?= runs/demo
 
-.PHONY: setup demo test lint test-peers test-gpu bench clean
+.PHONY: setup demo test lint test-peers test-gpu graphs bench clean
 
 setup: $(VENV)/.ready
 
@@ -54,6 +54,9 @@ bench: setup
 	-$(MAKE) $(PEERS)/.ready
 	$(BIN)/python benchmarks/sweep.py --peers $(PEERS)/bin/python --write
 	$(BIN)/python benchmarks/paper.py --write
+
+graphs: setup
+	$(BIN)/python graphs/build.py
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info

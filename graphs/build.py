@@ -21,9 +21,9 @@ HERE = Path(__file__).resolve().parent
 
 _HEAD = """# Graphs of model families
 
-One causal graph for each family of causal language models in `transformers` that causalnet compiles: {count} of
-them, {recorded} by a family record, {discovered} by discovery alone. Every graph is compiled from a small random
-model with the code of the family, at least one layer of each kind, and checked against that model (residual
+One causal graph for each family of decoder-only language models in `transformers` {version} that causalnet compiles:
+{count} of them, {recorded} by a family record, {discovered} by discovery alone. Every graph is compiled from a small
+random model with the code of the family, at least one layer of each kind, and checked against that model (residual
 closure, read points, readout closure).
 
 - `.graphml` holds the whole graph; `CausalGraph.from_graphml` reads it back. Any graph tool reads it too.
@@ -75,10 +75,21 @@ class Entry:
 
 
 def families() -> list[str]:
-    """Return the types of causal language models that the installed ``transformers`` has, each of them once."""
+    """Return the types of decoder-only language models that the installed ``transformers`` has."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    found = []
+    for family in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        try:
+            # The decoder of a translation model compiles; the model itself is refused.
+            if CONFIG_MAPPING[family]().is_encoder_decoder:
+                continue
+        except Exception as error:  # whatever a stranger's constructor raises
+            print(f"{family}: no config: {type(error).__name__}", file=sys.stderr)
+            continue
+        found.append(family)
+    return found
 
 
 def entry(family: str) -> Entry:
@@ -117,12 +128,20 @@ def entries(names: Iterable[str]) -> Iterator[Entry]:
 
 def readme(found: Iterable[Entry]) -> str:
     """Return the text of README.md."""
+    import transformers
+
     from causalnet.model.shrink import WINDOW
 
     listed = sorted(found, key=lambda one: one.family)
     recorded = sum(one.portrait.found == "record" for one in listed)
-    count = {"count": len(listed), "recorded": recorded, "discovered": len(listed) - recorded, "window": WINDOW}
-    return _HEAD.format(**count) + "".join(one.row for one in listed)
+    head = _HEAD.format(
+        count=len(listed),
+        recorded=recorded,
+        discovered=len(listed) - recorded,
+        version=transformers.__version__,
+        window=WINDOW,
+    )
+    return head + "".join(one.row for one in listed)
 
 
 def main() -> None:

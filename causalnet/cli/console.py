@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["complain", "progress_bars", "show_sentences", "show_summary", "warnings_as_lines"]
+__all__ = ["complain", "progress_bars", "show_sentences", "show_summary", "silence_libraries", "warnings_as_lines"]
 
 _EVERY = 5.0  # seconds between two lines of progress where stderr is not a terminal
 
@@ -38,6 +38,14 @@ def warnings_as_lines() -> Iterator[None]:
         warnings.filterwarnings("always", module=r"causalnet\b")
         warnings.showwarning = show
         yield
+
+
+def silence_libraries() -> None:
+    """Keep libraries' loading bars and advice off the terminal; their errors still come as errors."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 @contextmanager
@@ -87,8 +95,11 @@ def _bars() -> Iterator[Progress]:
 
 def show_summary(name: str, summary: Mapping[str, Any]) -> None:
     """Print the per-node table of one model, its closure and its findings."""
-    drawn = f", {summary['donors']} donors" if summary["donors"] else ""
-    print(f"{name}: {summary['prompts']} prompts{drawn}, {summary['ablation']} ablation; means in logits")
+    counts = [
+        _count(summary["prompts"], "prompt"),
+        *([_count(summary["donors"], "donor")] if summary["donors"] else []),
+    ]
+    print(f"{name}: {', '.join(counts)}, {summary['ablation']} ablation; means in logits")
     rows = [list(_COLUMNS), *([_cell(node[key]) for key in _COLUMNS] for node in summary["nodes"])]
     widths = [max(len(row[place]) for row in rows) for place in range(len(_COLUMNS))]
     for first, *others in rows:
@@ -108,6 +119,10 @@ def show_sentences(title: str, sentences: list[str]) -> None:
     for sentence in sentences:
         print(f"- {sentence}")
     print()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _cell(value: Any) -> str:

@@ -68,8 +68,8 @@ def hydra(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
-    from causalnet.cli.console import complain, progress_bars
-    from causalnet.cli.process import fit_threads, silence_libraries
+    from causalnet.cli.console import complain, progress_bars, silence_libraries
+    from causalnet.cli.process import fit_threads
     from causalnet.prompts import Prompts
     from causalnet.studies.folder import refuse_existing
     from causalnet.studies.hydra import Options

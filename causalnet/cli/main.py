@@ -65,15 +65,19 @@ def _run(arguments: list[str]) -> int:
         # Without arguments the help is what was asked for.
         code = app(args=arguments or ["--help"], standalone_mode=False, prog_name="causalnet")
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
     except typer.Exit as stop:
-        return stop.exit_code
+        code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        return complain("interrupted; nothing was left half-written", _INTERRUPTED)
+        code = _INTERRUPTED
+    except SystemExit as stop:
+        # The parser turns a broken pipe into an exit of its own.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        code = _NOBODY_READS
     except BrokenPipeError:
         # Whoever read our output went away; Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NOBODY_READS
+        code = _NOBODY_READS
     except (CausalnetError, OSError) as error:
         return complain(error, _BAD_INPUT)
     except Exception as error:
@@ -81,6 +85,9 @@ def _run(arguments: list[str]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return complain(_parsing(error), _BAD_INPUT)
+    if code == _INTERRUPTED:
+        complain("interrupted; nothing was left half-written")
+    return code if isinstance(code, int) else 0
 
 
 def _parsing(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""How a command behaves as a process: signals, threads, and what libraries say meanwhile."""
+"""How a command behaves as a process: signals and threads."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["fit_threads", "processor_share", "silence_libraries", "stoppable"]
+__all__ = ["fit_threads", "processor_share", "stoppable"]
 
 
 @contextmanager
@@ -27,14 +27,6 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def silence_libraries() -> None:
-    """Keep libraries' loading bars and advice off the terminal; their errors still come as errors."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def fit_threads() -> None:

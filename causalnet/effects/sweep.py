@@ -20,7 +20,7 @@ import numpy as np
 from causalnet.effects.schema import sweep_dataset
 from causalnet.engine.plan import Plan, Reading, plan
 from causalnet.engine.run import run
-from causalnet.engine.sources import Inputs
+from causalnet.engine.inputs import Inputs
 from causalnet.errors import UnsupportedModelError
 from causalnet.expr.outcomes import TARGET, Outcome
 from causalnet.expr.positions import LAST, Position

@@ -120,7 +120,7 @@ class Natural:
             {node: value[block] for node, value in self.contributions.items()},
             {layer: value[block] for layer, value in self.heads.items()},
             self.cache,
-            block,
+            slice((self.block.start or 0) + block.start, (self.block.start or 0) + block.stop),
         )
 
     @property

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from causalnet.engine.inputs import Inputs, check, check_tokens
 from causalnet.engine.plan import Plan, Reading, Write, draws_of
-from causalnet.engine.sources import Inputs, Sources, build_sources
+from causalnet.engine.sources import Sources, build_sources
 from causalnet.errors import InterventionError
 from causalnet.expr.outcomes import Outcome, Target
 from causalnet.expr.positions import indices
@@ -40,6 +41,8 @@ def run_plain(mechanisms: Mechanisms, plan: Plan, inputs: Inputs, *, lookup: Any
     out = {}
     for reading in plan.readings:
         out[reading] = np.full((len(inputs.ids), draws_of(reading.world, plan.draws)), np.nan)
+    check(mechanisms, plan, inputs)
+    check_tokens(mechanisms, plan.readings, inputs.targets, lookup)
     with torch.no_grad():
         sources = build_sources(mechanisms, plan, inputs)
         for prompt in range(len(inputs.ids)):
@@ -354,6 +357,8 @@ def _direct(
 def _curved(
     outcome: Outcome, logits: torch.Tensor, natural: torch.Tensor, tokens: list[int], mechanisms: Mechanisms
 ) -> float:
+    if logits.isnan().any():
+        return float("nan")
     log_p = logits.log_softmax(-1)
     match outcome.name:
         case "logit":

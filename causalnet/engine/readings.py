@@ -116,11 +116,13 @@ def _prob(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Read
 
 def _rank(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
     own = _picked(logits, natural.tokens.ids(outcome.tokens[0]))
-    return (logits > own.unsqueeze(-1)).sum(-1).to(logits.dtype)
+    # A comparison with NaN is false, so a broken world would rank its token first.
+    return (logits > own.unsqueeze(-1)).sum(-1).to(logits.dtype).masked_fill(logits.isnan().any(-1), torch.nan)
 
 
 def _top1(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
-    return (_rank(logits, outcome, natural, readout) == 0).to(logits.dtype)
+    rank = _rank(logits, outcome, natural, readout)
+    return torch.where(rank.isnan(), rank, (rank == 0).to(logits.dtype))
 
 
 def _entropy(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from causalnet.engine.inputs import Inputs, check, check_tokens
 from causalnet.engine.natural import Natural, Suffix, capture, head_contribution, run_natural
 from causalnet.engine.plan import Bucket, Lane, Plan, Reading, Write, connected, draws_of, needs, trunk_of
 from causalnet.engine.readings import Tokens, World0, read
-from causalnet.engine.sources import Inputs, Sources, build_sources, head_layers, value_at
+from causalnet.engine.sources import Sources, build_sources, head_layers, value_at
 from causalnet.engine.wave import Watch, Wave
-from causalnet.errors import InputError, NonFiniteError, OutOfMemory, PromptError, explain
+from causalnet.errors import InputError, NonFiniteError, OutOfMemory
 from causalnet.expr.positions import indices
 from causalnet.expr.values import InWorld
 from causalnet.expr.values import Natural as NaturalValue
@@ -141,47 +142,24 @@ def run(
     """
     if mechanisms.hf.training:
         raise InputError("the model is in training mode, so dropout would make it random; call model.eval()")
-    _check_ids(mechanisms, inputs)
+    check(mechanisms, plan, inputs)
+    check_tokens(mechanisms, plan.readings, inputs.targets, lookup)
     with torch.no_grad():
         naturals = _Naturals(mechanisms, plan, inputs)
         sources = build_sources(mechanisms, plan, inputs, naturals.runs())
         state = _Run(mechanisms, plan, inputs, sources, lookup)
         done, total = 0, max(plan.rows, 1)
         budget = _row_budget(mechanisms, memory)
-        for index, block in enumerate(naturals.blocks):
+        for block, natural in naturals.each():
             for part in _parts(block, budget):
-                _run_part(state, block, naturals.take(index), part, budget)
+                _run_part(state, block, natural, part, budget)
                 done += len(range(part.start, part.stop)) * _rows_per_prompt(block)
                 if progress is not None:
                     progress(done, total)
-            naturals.drop(index)
+            naturals.drop(block)
     _mask_missing(state)
     _check_finite(state)
     return Trace(plan, state.values, state.targets)
-
-
-def _check_ids(mechanisms: Mechanisms, inputs: Inputs) -> None:
-    vocab = mechanisms.vocab
-    sets = {"prompt": inputs, **{f"pair {name!r} of prompt": pair for name, pair in inputs.pairs.items()}}
-    if inputs.pool is not None:
-        sets["donor"] = inputs.pool
-    for kind, given in sets.items():
-        for index, ids in enumerate(given.ids):
-            where = f"{kind} {index}"
-            if not ids:
-                raise PromptError(f"{where}: no tokens; an empty prompt has no last position")
-            if mechanisms.context is not None and len(ids) > mechanisms.context:
-                raise PromptError(
-                    explain(f"{len(ids)} tokens, but the model's context is {mechanisms.context}", where=where)
-                )
-            if max(ids) >= vocab:
-                raise PromptError(
-                    explain(
-                        f"token id {max(ids)}, but the model has {vocab} tokens",
-                        where=where,
-                        mend="use the tokenizer that belongs to the model",
-                    )
-                )
 
 
 class _Naturals:
@@ -197,29 +175,56 @@ class _Naturals:
             step = max(1, _NATURAL_TOKENS // bucket.length)
             for start in range(0, len(bucket.prompts), step):
                 self.blocks.append(replace(bucket, prompts=bucket.prompts[start : start + step]))
-        self.made: dict[int, Natural] = {}
+        self.made: dict[tuple[int, ...], Natural] = {}
         self.room = _natural_room(mechanisms)
 
     def runs(self) -> Iterator[tuple[Sequence[int], Natural]]:
         """Yield every block's prompts and natural run."""
-        for index, block in enumerate(self.blocks):
-            yield block.prompts, self.take(index)
+        return ((block.prompts, natural) for block, natural in self.each())
 
-    def take(self, index: int) -> Natural:
-        """Return the natural run of a block, made now or before."""
-        if index not in self.made:
+    def each(self) -> Iterator[tuple[Bucket, Natural]]:
+        """Yield every block and its natural run, made now or before; a block that does not fit is halved."""
+        index = 0
+        while index < len(self.blocks):
             block = self.blocks[index]
-            ids = torch.tensor([self.inputs.ids[prompt] for prompt in block.prompts], device=self.mechanisms.device)
-            natural = run_natural(self.mechanisms, ids, block.first, heads=self.heads)
-            if not all(self._shares_prefix(natural, start) for start, _ in block.waves):
-                # Without keys and values to share, rows start at the first token: exact, and slower.
-                natural = run_natural(self.mechanisms, ids, 0, heads=self.heads, cached=False)
+            natural = self._take(block)
+            if natural is None:
+                middle = len(block.prompts) // 2
+                halves = (block.prompts[:middle], block.prompts[middle:])
+                self.blocks[index : index + 1] = [replace(block, prompts=prompts) for prompts in halves]
+                continue
+            yield block, natural
+            index += 1
+
+    def _take(self, block: Bucket) -> Natural | None:
+        """Return the natural run of a block, None where it does not fit into memory."""
+        if block.prompts not in self.made:
+            try:
+                natural = self._run(block)
+            except torch.OutOfMemoryError as error:
+                if len(block.prompts) == 1:
+                    what = (
+                        f"prompt {block.prompts[0]}: its natural run of {block.length} tokens does not fit into memory"
+                    )
+                    raise OutOfMemory(f"{what}; use a smaller dtype") from error
+                natural = None
+            if natural is None:
+                _release()
+                return None
             if self.made and self.room < natural.bytes:
                 self.made.pop(next(iter(self.made)))
             else:
                 self.room -= natural.bytes
-            self.made[index] = natural
-        return self.made[index]
+            self.made[block.prompts] = natural
+        return self.made[block.prompts]
+
+    def _run(self, block: Bucket) -> Natural:
+        ids = torch.tensor([self.inputs.ids[prompt] for prompt in block.prompts], device=self.mechanisms.device)
+        natural = run_natural(self.mechanisms, ids, block.first, heads=self.heads)
+        if all(self._shares_prefix(natural, start) for start, _ in block.waves):
+            return natural
+        # Without keys and values to share, rows start at the first token: exact, and slower.
+        return run_natural(self.mechanisms, ids, 0, heads=self.heads, cached=False)
 
     def _shares_prefix(self, natural: Natural, start: int) -> bool:
         """Return whether a suffix run over the recorded prefix gives the natural world again."""
@@ -230,9 +235,9 @@ class _Naturals:
         wide = {torch.float64: 1e-5, torch.float32: 1e-3}.get(self.mechanisms.dtype, 0.1)
         return natural.suffixes[start].misfit <= wide
 
-    def drop(self, index: int) -> None:
+    def drop(self, block: Bucket) -> None:
         """Forget a block that is done."""
-        if (natural := self.made.pop(index, None)) is not None:
+        if (natural := self.made.pop(block.prompts, None)) is not None:
             self.room += natural.bytes
 
 
@@ -293,23 +298,45 @@ def _run_part(state: _Run, block: Bucket, natural: Natural, part: slice, budget:
 
 
 def _run_piece(base: "_Base", start: int, lanes: Sequence[Lane], draws: slice, suffix: Suffix) -> None:
-    """Run lanes together; on out-of-memory in two halves of their draws, down to one."""
+    """Run lanes together; on out-of-memory in two halves: of their draws, of the lanes, of the prompts."""
     try:
         base.wave(start, lanes, draws, suffix)
         return
     except torch.OutOfMemoryError as error:
-        first, last, _ = draws.indices(base.state.plan.draws)
-        if last - first <= 1:
+        smaller = _halves(base, lanes, draws)
+        if not smaller:
             raise OutOfMemory(
                 f"prompt {base.bucket.prompts[0]}: one draw of {len(lanes)} worlds at {base.bucket.length - start} "
                 "positions does not fit into memory; ask for fewer worlds at a time or use a smaller dtype"
             ) from error
+    # Outside the except clause, so that the error no longer holds the tensors that did not fit.
+    _release()
+    for base_part, some, part in smaller:
+        _run_piece(base_part, start, some, part, suffix)
+
+
+def _halves(base: "_Base", lanes: Sequence[Lane], draws: slice) -> list[tuple["_Base", Sequence[Lane], slice]]:
+    """Return two smaller pieces that make up a piece; none where it is one row of each lane that it needs."""
+    first, last, _ = draws.indices(base.state.plan.draws)
+    if last - first > 1 and any(lane.draws > 1 for lane in lanes):
+        middle = (first + last) // 2
+        return [(base, lanes, slice(first, middle)), (base, lanes, slice(middle, last))]
+    blocks = connected(lanes, base.state.plan.worlds)
+    if len(blocks) > 1:
+        middle = len(blocks) // 2
+        halves = [[lane for block in some for lane in block] for some in (blocks[:middle], blocks[middle:])]
+        return [(base, sorted(half, key=lambda lane: lane.join), draws) for half in halves]
+    count = len(base.bucket.prompts)
+    return [(base.part(part), lanes, draws) for part in (slice(0, count // 2), slice(count // 2, count))][
+        : 2 * (count > 1)
+    ]
+
+
+def _release() -> None:
+    """Give back what a failed attempt left behind."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    middle = (first + last) // 2
-    _run_piece(base, start, lanes, slice(first, middle), suffix)
-    _run_piece(base, start, lanes, slice(middle, last), suffix)
 
 
 def _pieces(
@@ -354,6 +381,10 @@ class _Base:
         self.column_of = {where: indices(where, self.bucket.length, span)[0] for where in positions}
         self.columns = sorted(set(self.column_of.values()))
         self.directs = self._direct_probes()
+
+    def part(self, prompts: slice) -> "_Base":
+        """Return the same for some of its prompts."""
+        return _Base(self.state, replace(self.bucket, prompts=self.bucket.prompts[prompts]), self.natural.part(prompts))
 
     # -- the natural world -----------------------------------------------------------------------------
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from causalnet.engine.inputs import Inputs, check
+from causalnet.engine.inputs import Inputs
 from causalnet.engine.natural import Natural, run_natural
 from causalnet.engine.plan import Plan, Write
-from causalnet.errors import InputError
+from causalnet.errors import InputError, OutOfMemory
 from causalnet.expr.positions import Position
 from causalnet.expr.values import Add, Given, InWorld, Mean, Noise, Patch, ProjectOut, Resample, Scale, Zero
 from causalnet.graph import Node
@@ -62,15 +62,23 @@ def head_layers(nodes: Iterable[Node]) -> tuple[int, ...]:
 def natural_runs(
     mechanisms: Mechanisms, inputs: Inputs, layers: Sequence[int], most: int = 256
 ) -> Iterator[tuple[Sequence[int], Natural]]:
-    """Run the natural world of a set of prompts, at most ``most`` of one length together."""
+    """Run the natural world of a set of prompts, at most ``most`` of one length together, fewer where memory ends."""
     groups: dict[int, list[int]] = {}
     for prompt, ids in enumerate(inputs.ids):
         groups.setdefault(len(ids), []).append(prompt)
-    for group in groups.values():
-        for start in range(0, len(group), most):
-            prompts = group[start : start + most]
-            ids = torch.tensor([inputs.ids[prompt] for prompt in prompts], device=mechanisms.device)
-            yield prompts, run_natural(mechanisms, ids, heads=layers, cached=False)
+    todo = [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
+    while todo:
+        prompts = todo.pop(0)
+        ids = torch.tensor([inputs.ids[prompt] for prompt in prompts], device=mechanisms.device)
+        try:
+            natural = run_natural(mechanisms, ids, heads=layers, cached=False)
+        except torch.OutOfMemoryError as error:
+            if len(prompts) == 1:
+                raise OutOfMemory(f"a donor or pair of {ids.shape[1]} tokens does not fit into memory") from error
+            most = len(prompts) // 2
+            todo[:0] = [prompts[:most], prompts[most:]]
+            continue
+        yield prompts, natural
 
 
 def fill_bank(
@@ -200,11 +208,10 @@ def build_sources(
     inputs: Inputs,
     own: Iterable[tuple[Sequence[int], Natural]] | None = None,
 ) -> Sources:
-    """Run what the values of a plan need; everything is checked first, see :func:`causalnet.engine.inputs.check`.
+    """Run what the values of a plan need.
 
     ``own`` are natural runs of the prompts themselves, used where these are their own donor pool.
     """
-    check(mechanisms, plan, inputs)
     pooled: set[tuple[Node, Position | None]] = set()
     paired: dict[str, set[tuple[Node, Position | None]]] = {}
     for world in plan.worlds:

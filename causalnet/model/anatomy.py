@@ -128,8 +128,8 @@ class _Dissection(LayerProbe):
 
     def solve(self, outputs: list[torch.Tensor], change: torch.Tensor) -> list[float] | None:
         """Return the factors with which outputs sum to the change, None where they do not."""
-        matrix = torch.stack([output.flatten() for output in outputs], -1).double()
-        target = change.flatten().double()
+        matrix = torch.stack([output.flatten() for output in outputs], -1).cpu().double()
+        target = change.flatten().cpu().double()
         factors = torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0]
         rest = (matrix @ factors - target).abs().max()
         if not bool(rest <= self.tiny * target.abs().max().clamp_min(1e-30)) or not bool((factors.abs() > 1e-6).all()):
@@ -138,8 +138,8 @@ class _Dissection(LayerProbe):
 
     def each_coordinate(self, outputs: list[torch.Tensor], target: torch.Tensor) -> bool:
         """Whether, coordinate by coordinate, outputs sum to the target with some factors."""
-        matrix = torch.stack([output.flatten(0, -2) for output in outputs], -1).double().transpose(0, 1)
-        wanted = target.flatten(0, -2).double().T.unsqueeze(-1)
+        matrix = torch.stack([output.flatten(0, -2) for output in outputs], -1).cpu().double().transpose(0, 1)
+        wanted = target.flatten(0, -2).cpu().double().T.unsqueeze(-1)
         factors = torch.linalg.lstsq(matrix, wanted).solution
         return bool((matrix @ factors - wanted).abs().max() <= self.tiny * wanted.abs().max())
 

@@ -14,6 +14,9 @@ from causalnet.model.record import Family, Part, default_window, factor_of, fiel
 __all__ = ["bind", "blocks_of", "graph_of", "layers_of", "parts_in"]
 
 
+_PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
 def bind(
     hf: nn.Module, record: Family, *, granularity: str = "layer", name: str = "", found: str = "record"
 ) -> Mechanisms:
@@ -43,7 +46,12 @@ def bind(
     layers = layers_of(hf, record)
     head = hf.get_output_embeddings()  # type: ignore[operator]
     norm = _trunk_module(hf, record.norm, record)
-    weight = head.weight
+    weight = getattr(head, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dtype not in _PLAIN:
+        raise UnsupportedModelError(
+            f"{config.model_type}: the unembedding ({type(head).__name__}) has no plain weight matrix, so logits "
+            "cannot be split into direct effects; load the model without quantisation of its head"
+        )
     softcap = field_of(config, record.softcap)
     readout = Readout(
         read_norm(norm, weight.shape[1], dtype=weight.dtype, device=_device_of(norm, weight.device)),
@@ -64,9 +72,9 @@ def graph_of(
     kind = config.model_type
     if not any(block.mlp for block in blocks):
         raise UnsupportedModelError(
-            f"{kind}: no layer has an MLP contribution of its own, only one that mixes positions (a state-space trunk, or "
-            "a whole block in one module), so there are no attention and MLP nodes; compile a transformer, or a hybrid "
-            "with separate MLPs"
+            f"{kind}: no layer has an MLP contribution of its own, only one that mixes positions (a state-space trunk, "
+            "or a whole block in one module), so there are no attention and MLP nodes; compile a transformer, or a "
+            "hybrid with separate MLPs"
         )
     if granularity == "head" and not any(block.heads for block in blocks):
         raise UnsupportedModelError(f"{kind}: the heads of no layer can be told apart; use granularity='layer'")
@@ -177,6 +185,8 @@ def _heads(config: Any, part: Part, out: nn.Module | None, node: Node) -> int | 
     count = field_of(config, part.heads, node.layer)
     weight = getattr(out, "weight", None)
     if not isinstance(count, int) or count < 1 or not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+        return None
+    if weight.dtype not in _PLAIN:  # quantised: no slices to tell heads apart by
         return None
     # nn.Linear stores [out, in], the Conv1D of GPT-2 [in, out].
     width = weight.shape[1] if isinstance(out, nn.Linear) else weight.shape[0]

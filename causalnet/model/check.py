@@ -169,14 +169,14 @@ def _rounds_to_single(mechanisms: Mechanisms, ids: torch.Tensor) -> bool:
 
 def _layer_rows(layer: Layer, natural: Natural, tolerance: float) -> list[Misfit]:
     before, after = natural.streams[layer.index], natural.streams[layer.index + 1]
-    total = sum((natural.contributions[str(part.node)] for part in layer), before)
+    total = sum((natural.contributions[str(part.node)].to(before.device) for part in layer), before)
     rows = [Misfit("the sum of the contributions", layer.index, _relative(total, after), tolerance)]
     for part in layer:
         name = str(part.node)
         if name in natural.reads:
             expected = before
             if part.node.kind == "mlp" and not layer.parallel and layer.attn is not None:
-                expected = before + natural.contributions[str(layer.attn.node)]
+                expected = before + natural.contributions[str(layer.attn.node)].to(before.device)
             misfit = _relative(natural.reads[name], expected)
             rows.append(Misfit(f"what {name} reads", layer.index, misfit, tolerance))
         if name in natural.heads and part.out is not None:
@@ -200,14 +200,15 @@ def _sum_of_heads(part: Mechanism, fed: torch.Tensor) -> torch.Tensor:
 
 def _readout_rows(mechanisms: Mechanisms, natural: Natural, tolerance: float) -> list[Misfit]:
     readout = mechanisms.readout
-    z = natural.streams[-1]
+    z = natural.streams[-1].to(readout.weight.device)
     precap = readout.precap_logits(z)
     rows = [Misfit("the readout of the final stream", None, _relative(readout.cap(precap), natural.logits), tolerance)]
     last = z[:, -1]
     tokens = precap[:, -1].argmax(-1)
     directions = readout.directions(tokens)
     sigma = readout.norm.sigma(last)
-    parts = [natural.streams[0][:, -1], *(value[:, -1] for value in natural.contributions.values())]
+    every = [natural.streams[0], *natural.contributions.values()]
+    parts = [value[:, -1].to(z.device) for value in every]
     split = sum((directions.direct(part, sigma) for part in parts), directions.constant)
     wide = precap[:, -1].to(directions.weight.dtype)
     centred = (wide - wide.mean(-1, keepdim=True)).gather(-1, tokens[:, None])[:, 0]
@@ -280,6 +281,7 @@ def _note(size: dict[int, float], seen: Natural, natural: Natural, layers: objec
 def _moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return by how much [prompt, position] two tensors differ, relative to the size of the second."""
     wide = torch.promote_types(one.dtype, torch.float32)
+    one = one.to(other.device)
     size = other.to(wide).abs().mean().clamp_min(1e-30)
     return (one.to(wide) - other.to(wide)).abs().amax(-1) / size
 
@@ -290,6 +292,6 @@ def _relative(one: torch.Tensor, other: torch.Tensor) -> float:
     A few huge coordinates (massive activations) must not hide a misfit in all the others.
     """
     wide = torch.promote_types(one.dtype, torch.float32)
-    a, b = one.to(wide).reshape(other.shape), other.to(wide)
+    a, b = one.to(other.device, wide).reshape(other.shape), other.to(wide)
     size = b.abs() + b.abs().mean(-1, keepdim=True)
     return float(((a - b).abs() / size.clamp_min(1e-30)).max())

@@ -116,10 +116,10 @@ def _is_unnamed(scale: Scale) -> bool:
 def _rescaled(record: Family, part: Part, stack: "_Stack", seen: "_Run", at: int) -> Part:
     """Return a part with its factors as they are in layer ``at``: the sources sum to the layer's change."""
     layer = f"{stack.path}.{at}"
-    change = (seen.returned[layer] - seen.given[layer]).flatten().double()
+    change = (seen.returned[layer] - seen.given[layer]).flatten().cpu().double()
     owners = [other for other in parts_in(record, stack.calls[at].module) if other is not None]
     paths = [[other.source or other.module, *(path for path, _scale in other.also)] for other in owners]
-    flat = [seen.returned[f"{layer}.{path}"].flatten().double() for group in paths for path in group]
+    flat = [seen.returned[f"{layer}.{path}"].flatten().cpu().double() for group in paths for path in group]
     factors = torch.linalg.lstsq(torch.stack(flat, -1), change[:, None]).solution[:, 0].tolist()
     start = sum(len(group) for group in paths[: owners.index(part)])
     own, *more = (float(f"{factor:.7g}") for factor in factors[start : start + 1 + len(part.also)])

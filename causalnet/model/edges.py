@@ -13,14 +13,14 @@ from causalnet.model.check import tolerance_of
 from causalnet.model.mechanism import Mechanisms
 from causalnet.model.observe import Natural, held, observe, random_ids
 
-__all__ = ["EdgeReport", "EdgeRow", "check_edges"]
+__all__ = ["EdgeReport", "TestedEdge", "check_edges"]
 
 _TRIES = 3
 """Changes that are tried before an edge counts as one that moves nothing."""
 
 
 @dataclass(frozen=True)
-class EdgeRow:
+class TestedEdge:
     """An ordered pair of components: whether the graph has the edge, and how much it moved the child.
 
     ``moved`` is relative to the size of the child's value; of an edge that is there it must exceed
@@ -44,7 +44,7 @@ class EdgeReport:
     """Every ordered pair of components of one model, tested."""
 
     model: str
-    rows: tuple[EdgeRow, ...]
+    rows: tuple[TestedEdge, ...]
 
     @property
     def holds(self) -> bool:
@@ -52,7 +52,7 @@ class EdgeReport:
         return all(row.holds for row in self.rows)
 
     @property
-    def failed(self) -> tuple[EdgeRow, ...]:
+    def failed(self) -> tuple[TestedEdge, ...]:
         """The rows with which the model does not agree."""
         return tuple(row for row in self.rows if not row.holds)
 
@@ -101,7 +101,7 @@ def check_edges(mechanisms: Mechanisms, *, tokens: int = 8, seed: int = 0) -> Ed
     tolerance = tolerance_of(mechanisms, ids)
     writers = [Node("embed"), *(part.node for layer in mechanisms.layers for part in layer)]
     readers = [*(part.node for layer in mechanisms.layers for part in layer), Node("norm"), Node("logits")]
-    rows: list[EdgeRow] = []
+    rows: list[TestedEdge] = []
     for source in writers:
         moved = _by_edges(mechanisms, natural, source, tolerance)
         locked = _by_setting(mechanisms, natural, source)
@@ -113,7 +113,7 @@ def check_edges(mechanisms: Mechanisms, *, tokens: int = 8, seed: int = 0) -> Ed
             if present and source.layer is not None and source.layer == target.layer:
                 # Within a layer it is not enough that the reader can be given something else: it must see it.
                 size = min(size, locked[target])
-            rows.append(EdgeRow(source, target, present, size, tolerance))
+            rows.append(TestedEdge(source, target, present, size, tolerance))
     rows.append(_norm_row(mechanisms, natural, tolerance))
     return EdgeReport(mechanisms.name, tuple(rows))
 
@@ -164,11 +164,11 @@ def _by_setting(mechanisms: Mechanisms, natural: Natural, source: Node) -> dict[
     return {node: _size(seen.contributions[str(node)], natural.contributions[str(node)]) for node in parts}
 
 
-def _norm_row(mechanisms: Mechanisms, natural: Natural, tolerance: float) -> EdgeRow:
+def _norm_row(mechanisms: Mechanisms, natural: Natural, tolerance: float) -> TestedEdge:
     z, readout = natural.streams[-1], mechanisms.readout
     sigma = readout.norm.sigma(z)
     moved = _size(readout.precap_logits(z, 2 * sigma), readout.precap_logits(z))
-    return EdgeRow(Node("norm"), Node("logits"), mechanisms.graph.has_edge("norm", "logits"), moved, tolerance)
+    return TestedEdge(Node("norm"), Node("logits"), mechanisms.graph.has_edge("norm", "logits"), moved, tolerance)
 
 
 def _size(one: torch.Tensor, other: torch.Tensor) -> float:

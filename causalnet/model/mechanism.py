@@ -26,8 +26,7 @@ class Mechanism:
     module
         What computes it; None where it is not a module of its own.
     source
-        The module whose output, times ``scale``, is the contribution; where ``adds_residual``, that
-        output less the residual stream.
+        The module whose output, times ``scale``, is the contribution.
     norm
         The norm through which it reads the residual stream, or None.
     norm_shared
@@ -41,8 +40,6 @@ class Mechanism:
         them.
     scale
         Contribution divided by the output of ``source``.
-    adds_residual
-        Whether the output of ``source`` already includes the residual stream.
     mixer
         For ``attn[l]``: ``attention``, ``convolution`` or ``recurrent``; empty for ``mlp[l]``.
     cached
@@ -61,7 +58,6 @@ class Mechanism:
     out: nn.Module | None = None
     heads: int | None = None
     scale: float = 1.0
-    adds_residual: bool = False
     mixer: str = "attention"
     heads_sum: bool = True
     cached: bool = True

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from causalnet.errors import CompileError
-from causalnet.graph import Node
-from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
+from causalnet.model.mechanism import Mechanism, Mechanisms
 from causalnet.model.probe import Hooks, hooked
 
 __all__ = ["Natural", "contributions_of", "held", "observe", "random_ids"]
@@ -105,14 +104,14 @@ def held(
                 if name in change and part.reader is not None:
                     hooks.on_input(part.reader, _replace(natural.reads[name], change[name]))
                 if write and name in write:
-                    hooks.on_output(part.source, lambda out, by=write[name]: out + by.reshape(out.shape))
+                    hooks.on_output(part.source, lambda out, by=write[name]: out + by.reshape(out.shape).to(out.device))
         return _watched(mechanisms, natural.ids if ids is None else ids, hooks)
 
 
 def _replace(value: torch.Tensor, shift: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
     def change(given: torch.Tensor) -> torch.Tensor:
-        new = value.clone() if shift is None else value + shift
-        return new.reshape(given.shape)
+        new = value.clone() if shift is None else value + shift.to(value.device)
+        return new.reshape(given.shape).to(given.device)
 
     return change
 
@@ -167,26 +166,12 @@ def contributions_of(
     mechanisms: Mechanisms, outputs: Mapping[Any, torch.Tensor], entering: Mapping[int, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Turn the outputs of sources into what was added to the residual stream, by node name."""
-    found: dict[str, torch.Tensor] = {}
-    for layer in mechanisms.layers:
-        for part in layer:
-            found[str(part.node)] = _contribution(part, layer, outputs, entering, found)
-    return found
+    parts = ((layer.index, part) for layer in mechanisms.layers for part in layer)
+    return {str(part.node): _contribution(part, outputs, entering[index].shape) for index, part in parts}
 
 
-def _contribution(
-    part: Mechanism,
-    layer: Layer,
-    outputs: Mapping[Any, torch.Tensor],
-    entering: Mapping[int, torch.Tensor],
-    found: Mapping[str, torch.Tensor],
-) -> torch.Tensor:
-    before = entering[layer.index]
-    raw = outputs[str(part.node)].reshape(before.shape)
-    if part.adds_residual:
-        attn = found.get(str(Node("attn", layer.index)))
-        return raw - (before if part.node.kind == "attn" or layer.parallel or attn is None else before + attn)
-    total = raw * part.scale
+def _contribution(part: Mechanism, outputs: Mapping[Any, torch.Tensor], shape: torch.Size) -> torch.Tensor:
+    total = outputs[str(part.node)].reshape(shape) * part.scale
     for index, (_module, scale) in enumerate(part.also):
-        total = total + outputs[str(part.node), index].reshape(before.shape) * scale
+        total = total + outputs[str(part.node), index].reshape(shape) * scale
     return total

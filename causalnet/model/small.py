@@ -16,8 +16,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     # Multipliers whose default is one would show nothing.
     "granite": _SCALED,
     "granitemoe": _SCALED,
-    "granitemoeshared": _SCALED,
-    "granitemoehybrid": {**_SCALED, "layer_types": ["mamba", "attention"] * 16},
+    "granitemoeshared": {**_SCALED, "shared_intermediate_size": 1024},
+    "granitemoehybrid": {**_SCALED, "shared_intermediate_size": 1024, "layer_types": ["mamba", "attention"] * 16},
     "falcon_h1": {"ssm_out_multiplier": 0.7, "attention_out_multiplier": 0.6, "lm_head_multiplier": 0.3},
     # Defaults that leave the interesting layers out, or cannot be built.
     "lfm2": {"layer_types": list(_MIXED) * 8},

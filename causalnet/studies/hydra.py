@@ -287,7 +287,7 @@ def sweep_model(
         If a prompt is empty or too long for the model, or has no donor; it is named.
     """
     from causalnet.effects.sweep import find_targets, sweep
-    from causalnet.engine.sources import Inputs
+    from causalnet.engine.inputs import Inputs
 
     encoded = encode(
         prompts, tokenizer, context=mechanisms.context, vocab_size=mechanisms.vocab, spans=(), answers="ignore"

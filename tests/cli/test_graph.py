@@ -211,7 +211,9 @@ print(json.dumps(dict(seconds=seconds, query=query, imports=imports, peak=peak()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    print(f"{found['seconds']:.2f} s after imports, desc in {1000 * found['query']:.1f} ms, peak {found['peak']:.0f} MB")
+    print(
+        f"{found['seconds']:.2f} s after imports, desc in {1000 * found['query']:.1f} ms, peak {found['peak']:.0f} MB"
+    )
     assert found["nodes"] == 80 * (64 + 1 + 1) + 3
     assert found["edges"] == 13_786_003
     assert found["stored"] <= 1  # norm -> logits; every other edge follows from the layers

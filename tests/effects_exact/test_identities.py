@@ -5,6 +5,7 @@ import pytest
 
 from causalnet.effects.asking import unit_effects
 from causalnet.effects.estimands import four_way, interaction, natural_effects, path_specific
+from causalnet.errors import ExpressionError
 from causalnet.expr import (
     CE,
     NATURAL,
@@ -43,7 +44,7 @@ SETS = {
     "resample": ([attn[1] @ last << resample], attn[1]),
     "zero everywhere": ([mlp[0] << zero], mlp[0]),
     "an earlier position": ([mlp[0] @ pos[1] << mean], mlp[0]),
-    "a paired prompt": ([embed @ pos[1:3] << patch("corrupt")], embed),
+    "a paired prompt": ([embed @ pos[2:] << patch("corrupt")], embed),
     "noise": ([attn[0] @ last << noise(1.0)], attn[0]),
     "soft": ([mlp[1] @ last << scale(-1.0)], mlp[1]),
     "joint": ([attn[0] @ last << resample, mlp[1] @ last << zero], attn[0] | mlp[1]),
@@ -57,6 +58,10 @@ OUTCOMES = (logit(target), logit_diff(3, 7), logprob(target), prob(target), kl, 
 @pytest.mark.parametrize("which", SETS)
 def test_identities(prompted, kind, which):
     s, x = SETS[which]
+    if kind == "gemma2" and which == "heads":  # a norm comes after the heads
+        with pytest.raises(ExpressionError):
+            unit_effects(prompted(kind), natural_effects(*s))
+        return
     queries = {}
     held = [(desc(x) - norm) << mean]
     for y in OUTCOMES:
@@ -69,7 +74,7 @@ def test_identities(prompted, kind, which):
     found = unit_effects(scm, queries)
     for y in OUTCOMES:
         e = {name: table for (outcome, name), table in found.items() if outcome == y}
-        close = dict(rtol=0, atol=TOLERANCE[kind] * 20)  # |logit| is about 3, and up to seven worlds are added
+        close = {"rtol": 0, "atol": TOLERANCE[kind] * 20}  # |logit| is about 3, and up to seven worlds are added
         np.testing.assert_allclose(e["TE"], e["NDE"] + e["TIE"], **close)
         np.testing.assert_allclose(e["TE"], e["TDE"] + e["NIE"], **close)
         np.testing.assert_allclose(e["TE"], e["NDE"] - e["back"], **close)

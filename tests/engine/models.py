@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import torch
 from transformers import (
+    AutoConfig,
     BloomConfig,
     CohereConfig,
     FalconConfig,
@@ -18,10 +19,14 @@ from transformers import (
     OPTConfig,
 )
 
-from causalnet.engine.sources import Inputs
+from causalnet.engine.inputs import Inputs
+from causalnet.engine.run import run
+from causalnet.expr.refs import Component
 from causalnet.model.check import tolerance_of
 from causalnet.model.compile import compile_model
-from causalnet.model.shrink import build, randomise
+from causalnet.model.shrink import build, randomise, small_copy
+
+__all__ = ["CONFIGS", "inputs_for", "random_ids", "reference", "run", "small", "tiny", "tolerance"]
 
 VOCAB = 50
 _SMALL = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -59,6 +64,24 @@ def tiny(name, dtype=torch.float64, attention=None, granularity="layer"):
     if attention is not None:
         config._attn_implementation = attention
     return compile_model(randomise(build(config, dtype=dtype)), granularity=granularity, name=name)
+
+
+@cache
+def small(model_type):
+    """Return a small copy of a family, as its own config has it."""
+    config = AutoConfig.for_model(model_type)
+    config._experts_implementation = "eager"
+    for name in ("mamba_chunk_size", "chunk_size"):
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, 4)  # state-space mixers pad to whole chunks
+    hf = small_copy(None, config, dtype=torch.float64)
+    hf.config._experts_implementation = "eager"
+    return compile_model(hf, name=model_type)
+
+
+def reference(node):
+    """Return the reference by which a sentence names a node."""
+    return Component.of(node)
 
 
 @cache

@@ -10,10 +10,11 @@ from torch import nn
 
 from causalnet.errors import CompileError
 from causalnet.graph import Node
+from causalnet.model import edges
 from causalnet.model.bind import bind
 from causalnet.model.check import CheckReport, Misfit, check, observe, tolerance_of
 from causalnet.model.compile import compile_model
-from causalnet.model.edges import EdgeReport, EdgeRow, check_edges
+from causalnet.model.edges import EdgeReport, check_edges
 from causalnet.model.families import record_for
 from causalnet.model.load import load_model
 from causalnet.model.observe import held, random_ids
@@ -165,11 +166,11 @@ def test_edges_see_a_wrong_graph(small):
 
 def test_edge_rows():
     a, b = Node("attn", 0), Node("mlp", 0)
-    assert EdgeRow(a, b, True, 1e-3, 1e-5).holds
-    assert not EdgeRow(a, b, True, 0.0, 1e-5).holds
-    assert EdgeRow(a, b, False, 0.0, 1e-5).holds
-    assert not EdgeRow(a, b, False, 1e-12, 1e-5).holds, "an absent edge moves nothing, exactly"
-    assert not EdgeReport("m", (EdgeRow(a, b, True, float("nan"), 1e-5),)).holds
+    assert edges.TestedEdge(a, b, True, 1e-3, 1e-5).holds
+    assert not edges.TestedEdge(a, b, True, 0.0, 1e-5).holds
+    assert edges.TestedEdge(a, b, False, 0.0, 1e-5).holds
+    assert not edges.TestedEdge(a, b, False, 1e-12, 1e-5).holds, "an absent edge moves nothing, exactly"
+    assert not EdgeReport("m", (edges.TestedEdge(a, b, True, float("nan"), 1e-5),)).holds
 
 
 def test_an_edge_that_moves_nothing_is_seen(fresh):

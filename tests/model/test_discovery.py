@@ -13,13 +13,44 @@ from causalnet.model.compile import compile_config, compile_model
 from causalnet.model.discover import discover
 from causalnet.model.edges import check_edges
 from causalnet.model.families import record_for, records
-from causalnet.model.record import text_config
-from causalnet.model.record import source_of
+from causalnet.model.record import source_of, text_config
 from causalnet.model.shrink import build, randomise
 
-UNKNOWN = """afmoe apertus axk1 biogpt bitnet blenderbot cohere2_moe ctrl diffllama exaone_moe falcon_h1 flint
-    glm4_moe_lite granite_swa hy_v3 hyperclovax iquestcoder jais2 jetmoe kolibri1 laguna lfm3 llama4_text mbart
-    mimo_v2_flash moshi nanochat pegasus solar_open whisper xglm xlstm youtu""".split()
+UNKNOWN = [
+    "afmoe",
+    "apertus",
+    "axk1",
+    "biogpt",
+    "bitnet",
+    "blenderbot",
+    "cohere2_moe",
+    "ctrl",
+    "diffllama",
+    "exaone_moe",
+    "falcon_h1",
+    "flint",
+    "glm4_moe_lite",
+    "granite_swa",
+    "hy_v3",
+    "hyperclovax",
+    "iquestcoder",
+    "jais2",
+    "jetmoe",
+    "kolibri1",
+    "laguna",
+    "lfm3",
+    "llama4_text",
+    "mbart",
+    "mimo_v2_flash",
+    "moshi",
+    "nanochat",
+    "pegasus",
+    "solar_open",
+    "whisper",
+    "xglm",
+    "xlstm",
+    "youtu",
+]
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)

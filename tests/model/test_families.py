@@ -14,9 +14,49 @@ REFUSED = {"mamba", "mamba2", "falcon_mamba", "rwkv"}
 RECORDED = sorted({kind for record in records() for kind in record.model_types} - REFUSED)
 
 # What the issue of supporting a family comes down to: these must compile by a record or by discovery.
-WANTED = """gpt2 gpt_neo gptj gpt_neox opt bloom mpt falcon codegen llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe
-    gemma gemma2 gemma3_text phi phi3 phimoe stablelm olmo olmo2 olmo3 olmoe cohere cohere2 granite granitemoe
-    starcoder2 glm glm4 deepseek_v3 gpt_oss smollm3 exaone4 lfm2 recurrent_gemma qwen3_next""".split()
+WANTED = [
+    "gpt2",
+    "gpt_neo",
+    "gptj",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "mpt",
+    "falcon",
+    "codegen",
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi",
+    "phi3",
+    "phimoe",
+    "stablelm",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "cohere",
+    "cohere2",
+    "granite",
+    "granitemoe",
+    "starcoder2",
+    "glm",
+    "glm4",
+    "deepseek_v3",
+    "gpt_oss",
+    "smollm3",
+    "exaone4",
+    "lfm2",
+    "recurrent_gemma",
+    "qwen3_next",
+]
 
 _FALCON = {"num_attention_heads": 64, "hidden_size": 4096}
 

@@ -11,9 +11,9 @@ from causalnet.errors import UnsupportedModelError
 from causalnet.graph import Block, CausalGraph
 from causalnet.model.check import check
 from causalnet.model.compile import compile_model
+from causalnet.model.discover import discover
 from causalnet.model.edges import check_edges
 from causalnet.model.record import source_of
-from causalnet.model.discover import discover
 from causalnet.model.shrink import randomise
 
 

@@ -18,12 +18,17 @@ def count(module):
 
 def test_hooks_are_removed_whatever_is_raised():
     layer = nn.Linear(2, 2)
-    with pytest.raises(RuntimeError, match="inside"), hooked() as hooks:
-        hooks.on_output(layer, lambda out: None)
-        hooks.on_input(layer, lambda hidden: None)
-        hooks.on_any(layer, lambda args, kwargs, out: None)
-        assert count(layer) == 3
-        raise RuntimeError("inside")
+
+    def hook_and_fail():
+        with hooked() as hooks:
+            hooks.on_output(layer, lambda out: None)
+            hooks.on_input(layer, lambda hidden: None)
+            hooks.on_any(layer, lambda args, kwargs, out: None)
+            assert count(layer) == 3
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        hook_and_fail()
     assert count(layer) == 0
 
 

@@ -42,8 +42,12 @@ def layer_norm():
 
 @pytest.mark.parametrize(
     ("norm", "centred", "eps"),
-    [(PlusOne(), False, 1e-6), (nn.RMSNorm(WIDTH, eps=1e-5).double(), False, 1e-5), (layer_norm(), True, 1e-3)]
-    + [(Nameless(), True, 1e-5)],
+    [
+        (PlusOne(), False, 1e-6),
+        (nn.RMSNorm(WIDTH, eps=1e-5).double(), False, 1e-5),
+        (layer_norm(), True, 1e-3),
+        (Nameless(), True, 1e-5),
+    ],
     ids=["gain less one", "RMSNorm", "LayerNorm", "nameless"],
 )
 def test_norms_are_read_by_probing(norm, centred, eps):

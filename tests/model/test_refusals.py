@@ -1,7 +1,5 @@
 """What is refused, and that the message says why and what to do."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -139,7 +137,7 @@ def test_a_side_channel_is_refused(fresh):
     mlp = model.model.layers[1].mlp
     plain = mlp.forward
     mlp.forward = lambda hidden: plain(hidden) + 0.1 * seen["embed"]
-    with pytest.raises((CompileError, UnsupportedModelError), match="beside the stream|does not account"):
+    with pytest.raises((CompileError, UnsupportedModelError), match=r"beside the stream|does not account"):
         compile_model(model)
 
 
@@ -160,7 +158,7 @@ def test_states_shared_between_layers_are_refused(fresh):
         return (out[0] + 0.5 * torch.tanh(kept["first"]), *out[1:])
 
     first.forward, second.forward = keep, use
-    with pytest.raises((CompileError, UnsupportedModelError), match="beside the stream|does not account"):
+    with pytest.raises((CompileError, UnsupportedModelError), match=r"beside the stream|does not account"):
         compile_model(model)
 
 
@@ -199,3 +197,31 @@ def test_nothing_stays_on_a_refused_model(fresh):
         compile_model(model)
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     assert sum(hooks) == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in fresh("llama").modules())
+
+
+class Packed(nn.Module):
+    """A linear layer without a plain weight matrix, as quantised ones are."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.scale = inner.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.weight = nn.Parameter((inner.weight.detach() / self.scale).round().to(torch.int8), requires_grad=False)
+
+    def forward(self, hidden):
+        return nn.functional.linear(hidden, self.weight.to(hidden.dtype) * self.scale)
+
+
+def test_a_quantised_unembedding_is_refused(fresh):
+    model = fresh("llama")
+    model.lm_head = Packed(model.lm_head).eval()
+    with pytest.raises(UnsupportedModelError, match=r"unembedding \(Packed\) has no plain weight.*quantisation"):
+        compile_model(model)
+
+
+def test_quantised_layers_compile_where_the_closure_holds_but_have_no_heads(fresh):
+    model = fresh("llama")
+    for layer in model.model.layers:
+        layer.self_attn.o_proj = Packed(layer.self_attn.o_proj).eval()
+    assert compile_model(model).graph.blocks[0].heads is None
+    with pytest.raises(UnsupportedModelError, match="use granularity='layer'"):
+        compile_model(model, granularity="head")

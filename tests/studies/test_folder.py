@@ -18,6 +18,14 @@ def _fill(folder, text="new"):
     (folder / "summary.json").write_text(text)
 
 
+def _attempt(path, stop=None, *, overwrite=False, meanwhile=lambda: None):
+    with fresh_folder(path, overwrite=overwrite) as folder:
+        _fill(folder)
+        meanwhile()
+        if stop is not None:
+            raise stop
+
+
 def test_a_folder_appears_whole(tmp_path):
     with fresh_folder(tmp_path / "a" / "b" / "run", overwrite=False) as folder:
         _fill(folder)
@@ -28,18 +36,16 @@ def test_a_folder_appears_whole(tmp_path):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, ValueError])
 def test_nothing_is_left_of_an_interrupted_run(tmp_path, stop):
-    with pytest.raises(stop), fresh_folder(tmp_path / "a" / "run", overwrite=False) as folder:
-        _fill(folder)
-        raise stop
+    with pytest.raises(stop):
+        _attempt(tmp_path / "a" / "run", stop)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
 def test_an_old_run_survives_an_interrupted_new_one(tmp_path, stop):
     old = _run(tmp_path / "run")
-    with pytest.raises(stop), fresh_folder(old, overwrite=True) as folder:
-        _fill(folder)
-        raise stop
+    with pytest.raises(stop):
+        _attempt(old, stop, overwrite=True)
     assert [one.name for one in tmp_path.iterdir()] == ["run"]
     assert (old / "summary.json").read_text() == "old"
 
@@ -57,8 +63,8 @@ def test_an_old_run_survives_an_interrupt_between_the_renames(tmp_path, monkeypa
         return done
 
     monkeypatch.setattr(type(old), "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), fresh_folder(old, overwrite=True) as folder:
-        _fill(folder)
+    with pytest.raises(KeyboardInterrupt):
+        _attempt(old, overwrite=True)
     monkeypatch.undo()
     assert [one.name for one in tmp_path.iterdir()] == ["run"]
     # Whichever it is, it is whole.
@@ -111,12 +117,8 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
 
 
 def test_a_place_that_filled_up_meanwhile_is_not_touched(tmp_path):
-    with (
-        pytest.raises(RunExistsError, match="cannot be put in place"),
-        fresh_folder(tmp_path / "run", overwrite=False) as folder,
-    ):
-        _fill(folder)
-        _run(tmp_path / "run", "theirs")
+    with pytest.raises(RunExistsError, match="cannot be put in place"):
+        _attempt(tmp_path / "run", meanwhile=lambda: _run(tmp_path / "run", "theirs"))
     assert (tmp_path / "run" / "summary.json").read_text() == "theirs"
     assert [one.name for one in tmp_path.iterdir()] == ["run"]
 

@@ -1,0 +1,83 @@
+"""What the machine is, and how fast it multiplies matrices."""
+
+import platform
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+__all__ = ["describe", "peak_memory", "product_seconds", "reset_peak_memory", "weight_shapes"]
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def describe(device: str = "cpu") -> str:
+    """Return the name of the processor, or of the CUDA device."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def reset_peak_memory() -> None:
+    """Start counting the process's peak memory anew, where the system can; elsewhere it counts from its start."""
+    try:
+        _RESET.write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def peak_memory() -> int:
+    """Return the process's peak resident memory in bytes, the model and all libraries included."""
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def weight_shapes(modules: Iterable[torch.nn.Module]) -> Counter:
+    """Count the weight matrices (in, out) of modules; a matrix is used once for each token."""
+    found: Counter = Counter()
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.dim() == 2:
+                found[tuple(parameter.shape)] += 1
+    return found
+
+
+def product_seconds(
+    shapes: Counter, *, rows: int = 1024, device: str = "cpu", dtype: torch.dtype = torch.float32, least: float = 0.4
+) -> float:
+    """Return the seconds that one row takes through matrices of these shapes at the machine's own speed.
+
+    Each shape is measured by itself, ``rows`` rows at a time into an output that is kept.
+    """
+    total = 0.0
+    for (inner, outer), count in shapes.items():
+        x = torch.randn(rows, inner, device=device, dtype=dtype)
+        weight = torch.randn(inner, outer, device=device, dtype=dtype)
+        out = torch.empty(rows, outer, device=device, dtype=dtype)
+        torch.mm(x, weight, out=out)
+        _wait(device)
+        started, repeats = time.perf_counter(), 0
+        while time.perf_counter() - started < least:
+            for _ in range(5):
+                torch.mm(x, weight, out=out)
+            _wait(device)
+            repeats += 5
+        total += count * (time.perf_counter() - started) / (repeats * rows)
+    return total
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
