@@ -32,7 +32,7 @@ lint: setup
 	$(BIN)/pyright
 
 test: lint
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 ifeq ($(PEERS_IN_TEST),1)
 	$(MAKE) test-peers
 endif

@@ -45,12 +45,13 @@ def peak_memory() -> int:
 
 
 def weight_shapes(modules: Iterable[torch.nn.Module]) -> Counter:
-    """Count the weight matrices (in, out) of modules; a matrix is used once for each token."""
+    """Count the weight matrices (in, out) of modules; each is used once for each token."""
     found: Counter = Counter()
-    for module in modules:
-        for parameter in module.parameters():
-            if parameter.dim() == 2:
-                found[tuple(parameter.shape)] += 1
+    for part in (part for module in modules for part in module.modules()):
+        weight = getattr(part, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.dim() == 2:
+            shape = weight.shape if not isinstance(part, torch.nn.Linear) else weight.shape[::-1]
+            found[tuple(shape)] += 1
     return found
 
 

@@ -30,6 +30,7 @@ TITLE = "The layer sweep, side by side (benchmarks/sweep.py)"
 _VERSION = "import importlib.metadata as m; print(m.version('{}'))"
 _PACKAGES = {"causalnet": "causalnet-transformers", "transformer_lens": "transformer-lens"}
 _FIRST = "causalnet"
+_PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def explanation(given: argparse.Namespace) -> str:
         "runs. All are warmed up first; loading, wrapping and compiling the model is not timed. *Peak memory* is "
         "the whole process's, model and libraries included. *Share of matmul speed*: the time that the products "
         "with the layers' weights take at the speed of `torch.mm` on the same shapes, measured in the same process, "
-        "as a share of the time of the sweep. *Largest difference* to causalnet's numbers, in logits. pyvene runs the donors anew for each intervention, as its "
-        "tutorials do; TransformerLens computes with eager attention, as it has to for its hooks."
+        "as a share of the time of the sweep. *Largest difference* to causalnet's numbers, in logits. pyvene runs "
+        "the donors anew for each intervention, as its tutorials do; TransformerLens computes with eager attention, as it has to for its hooks."
     )
 
 
@@ -140,7 +141,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="measure every intervention by every tool")
     parser.add_argument("--repeat", type=int, default=5, help="sweeps by causalnet, of which the median is taken")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--peers", default=".venv-peers/bin/python", help="interpreter that has the other tools")
+    parser.add_argument("--peers", default=str(_PEERS), help="interpreter that has the other tools")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

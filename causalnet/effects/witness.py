@@ -235,7 +235,7 @@ def _grow(
         current = {unit: some for unit, some in current.items() if unit not in done and more[some]}
         oracle.run((world((*some, n)) for some in set(current.values()) for n in more[some]), scored=True)
         for unit, some in current.items():
-            best = min(more[some], key=lambda n: oracle.score(world((*some, n)), unit))  # noqa: B023
+            best = min(more[some], key=lambda n: oracle.score(world((*some, n)), unit))
             current[unit] = (*some, best)
     return done
 

@@ -10,7 +10,7 @@ from causalnet.effects.asking import unit_effects
 from causalnet.effects.estimands import natural_effects
 from causalnet.effects.shapley import compensation_game, compensation_shapley, exact, permutations
 from causalnet.errors import ExpressionError, InputError
-from causalnet.expr import CE, attn, kl, last, logit, logprob, mlp, norm, pos, resample, target, zero
+from causalnet.expr import CE, NORM, attn, kl, last, logit, logprob, mlp, pos, resample, target, zero
 from causalnet.graph import Block, CausalGraph, Node
 from causalnet.testing.finite import field_network
 from causalnet.testing.linear import linear_model
@@ -98,8 +98,6 @@ def test_shares_sum_to_the_total_less_the_direct_effect(prompted, kind, which):
 
 
 def test_the_norms_share_is_not_the_norm_term(prompted):
-    from causalnet.expr import NORM
-
     scm = prompted("gpt2")
     s = attn[1] @ last << resample
     found = compensation_shapley(scm, s)
@@ -231,4 +229,3 @@ def test_a_field_needs_a_division_that_it_has():
     e = unit_effects(field_network(2), natural_effects(attn[0] @ last << resample))
     np.testing.assert_array_equal(worth[0], e["NDE"])
     np.testing.assert_array_equal(worth[1], e["TE"])
-    assert norm is not None

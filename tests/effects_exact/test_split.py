@@ -13,7 +13,6 @@ from causalnet.errors import InputError
 from causalnet.expr import (
     CE,
     attn,
-    desc,
     embed,
     entropy,
     kl,
@@ -140,7 +139,7 @@ INTERVENTIONS = {
     "edge": [attn[0] @ last >> mlp[1] << zero],
     "embedding": [embed @ last << resample],
     "soft": [mlp[1] @ last << scale(0.5)],
-    "paths": [(attn[0] @ last << resample).along(attn[0] >> mlp[1] >> attn[2] >> norm)],
+    "paths": [(attn[0] @ last << resample).along(attn[0] >> mlp[1] >> attn[2] >> logits)],
 }
 
 
@@ -148,8 +147,6 @@ INTERVENTIONS = {
 @pytest.mark.parametrize("which", INTERVENTIONS)
 def test_closure(prompted, kind, which):
     s = INTERVENTIONS[which]
-    if which == "paths":
-        s = [(attn[0] @ last << resample).along(attn[0] >> mlp[1] >> attn[2] >> logits)]
     for outcome in (logit(target), logit_diff(3, 7)):
         found = split(prompted(kind), *s, outcome=outcome)
         if which == "paths":
@@ -205,4 +202,3 @@ def test_responders_come_from_the_graph(prompted):
     assert [str(node) for node in found.responders] == ["attn[2]", "mlp[2]"]  # parallel: not mlp[1]
     found = split(prompted("gpt2"), attn[1] @ last << zero)
     assert [str(node) for node in found.responders] == ["mlp[1]", "attn[2]", "mlp[2]"]
-    assert desc(attn[1]) is not None
