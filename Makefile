@@ -23,7 +23,6 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 
 demo: setup
 	$(BIN)/causalnet hydra --out $(OUT) --overwrite
-	@echo "report: $(OUT)/report.html"
 
 lint: setup
 	$(BIN)/ruff check .

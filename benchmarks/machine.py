@@ -5,12 +5,12 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-__all__ = ["describe", "peak_memory", "product_seconds", "reset_peak_memory", "weight_shapes"]
+__all__ = ["describe", "flop", "peak_memory", "products_seconds", "reset_peak_memory", "weight_shapes"]
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -55,28 +55,58 @@ def weight_shapes(modules: Iterable[torch.nn.Module]) -> Counter:
     return found
 
 
-def product_seconds(
-    shapes: Counter, *, rows: int = 1024, device: str = "cpu", dtype: torch.dtype = torch.float32, least: float = 0.4
-) -> float:
-    """Return the seconds that one row takes through matrices of these shapes at the machine's own speed.
+def flop(shapes: Sequence[Counter], rows: int, tokens: int) -> float:
+    """Return a sweep's arithmetic in products with the layers' weights.
 
-    Each shape is measured by itself, ``rows`` rows at a time into an output that is kept.
+    Counted are the natural run, every token through every node, and the sweep, ``rows`` (prompts × donors)
+    once for each node through the nodes after it.  Attention itself, norms and the readout come on top and are not
+    counted.
+
+    Parameters
+    ----------
+    shapes
+        The weight matrices of each node, in order of computation.
+    rows, tokens
+        Prompts × donors, and tokens of all prompts.
     """
-    total = 0.0
-    for (inner, outer), count in shapes.items():
-        x = torch.randn(rows, inner, device=device, dtype=dtype)
-        weight = torch.randn(inner, outer, device=device, dtype=dtype)
-        out = torch.empty(rows, outer, device=device, dtype=dtype)
-        torch.mm(x, weight, out=out)
+    each = [2.0 * sum(inner * outer * count for (inner, outer), count in node.items()) for node in shapes]
+    return _passes(each, rows, tokens)
+
+
+def products_seconds(
+    shapes: Sequence[Counter],
+    rows: int,
+    tokens: int,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Return the seconds that the arithmetic of :func:`flop` takes at the machine's own speed on those shapes."""
+    distinct = {shape for node in shapes for shape in node}
+    speeds = {shape: _row_seconds(*shape, device, dtype) for shape in distinct}
+    each = [sum(speeds[shape] * count for shape, count in node.items()) for node in shapes]
+    return _passes(each, rows, tokens)
+
+
+def _passes(each: Sequence[float], rows: int, tokens: int) -> float:
+    return tokens * sum(each) + rows * sum(sum(each[place + 1 :]) for place in range(len(each)))
+
+
+def _row_seconds(inner: int, outer: int, device: str, dtype: torch.dtype, *, least: float = 0.4) -> float:
+    """Return the seconds that one row takes through a matrix, in batches into an output that is kept."""
+    rows = 1024 if device == "cpu" else 8192
+    x = torch.randn(rows, inner, device=device, dtype=dtype)
+    weight = torch.randn(inner, outer, device=device, dtype=dtype)
+    out = torch.empty(rows, outer, device=device, dtype=dtype)
+    torch.mm(x, weight, out=out)
+    _wait(device)
+    started, repeats = time.perf_counter(), 0
+    while time.perf_counter() - started < least:
+        for _ in range(5):
+            torch.mm(x, weight, out=out)
         _wait(device)
-        started, repeats = time.perf_counter(), 0
-        while time.perf_counter() - started < least:
-            for _ in range(5):
-                torch.mm(x, weight, out=out)
-            _wait(device)
-            repeats += 5
-        total += count * (time.perf_counter() - started) / (repeats * rows)
-    return total
+        repeats += 5
+    return (time.perf_counter() - started) / (repeats * rows)
 
 
 def _wait(device: str) -> None:

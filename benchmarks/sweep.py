@@ -61,7 +61,9 @@ def start(name: str, found: Found, shape: str, given: argparse.Namespace, folder
     if given.layers is not None:
         options["layers"] = given.layers
     command = [found.python, str(worker), *(f"--{key}={value}" for key, value in options.items())]
-    done = subprocess.run([*command, "--tokens", *map(str, given.tokens)], stdout=sys.stderr, stderr=subprocess.PIPE)
+    command += ["--tokens", *map(str, given.tokens)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}  # nothing is fetched, however a tool loads its models
+    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, env=environment)
     if done.returncode == 0:
         return ""
     message = done.stderr.decode(errors="replace").strip().splitlines()
@@ -124,7 +126,8 @@ def explanation(given: argparse.Namespace) -> str:
         "the whole process's, model and libraries included. *Share of matmul speed*: the time that the products "
         "with the layers' weights take at the speed of `torch.mm` on the same shapes, measured in the same process, "
         "as a share of the time of the sweep. *Largest difference* to causalnet's numbers, in logits. pyvene runs "
-        "the donors anew for each intervention, as its tutorials do; TransformerLens computes with eager attention, as it has to for its hooks."
+        "the donors anew for each intervention, as its tutorials do; TransformerLens computes with eager attention, "
+        "as it has to for its hooks."
     )
 
 

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import importlib
-import os
 import statistics
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import peak_memory, product_seconds, reset_peak_memory, weight_shapes
+from machine import peak_memory, products_seconds, reset_peak_memory, weight_shapes
 from task import Result, Steps, Task, reach, spread
 from tools import TOOLS
 
@@ -63,21 +62,6 @@ def _in_steps(task: Task, steps: Steps, seconds: float) -> Result:
     return Result(first + each * len(units), measured, len(units), peak_memory(), total, direct)
 
 
-def ideal_seconds(task: Task) -> float:
-    """Return how long the sweep's arithmetic takes at the speed of the machine's own matrix product.
-
-    Counted are the products with the layers' weights: of the natural run, every token through every layer,
-    and of the sweep, one token of each prompt × donor through what lies downstream of the node.  Attention
-    itself, norms, and the readout come on top and are not counted.
-    """
-    parts = [product_seconds(weight_shapes([reach(task.model, task.path(node))])) for node in task.nodes[:2]]
-    layers = len(task.nodes) // 2
-    natural = task.prompts * task.tokens * layers * sum(parts)
-    below = [parts[place % 2] for place in range(len(task.nodes))]
-    rows = task.prompts * task.donors * sum(sum(below[place + 1 :]) for place in range(len(below)))
-    return natural + rows
-
-
 def main() -> None:
     """Measure and write one file of results for each length of prompts."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,7 +76,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(given.threads)
     tool = TOOLS[given.tool]
     prepare = getattr(importlib.import_module(f"tools.{tool.module}"), tool.function)
@@ -106,7 +89,8 @@ def main() -> None:
                 warm_up(task, steps)
             result = measure(task, steps, seconds=given.seconds, repeat=given.repeat)
         if given.tool == "causalnet":
-            result.extra["ideal"] = ideal_seconds(task)
+            shapes = [weight_shapes([reach(task.model, task.path(node))]) for node in task.nodes]
+            result.extra["ideal"] = products_seconds(shapes, task.prompts * task.donors, task.prompts * task.tokens)
         result.save(given.out / f"{given.shape}-{task.tokens}-{given.tool}.npz")
 
 

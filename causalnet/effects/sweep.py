@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causalnet.effects.schema import sweep_dataset
+from causalnet.engine.inputs import Inputs
 from causalnet.engine.plan import Plan, Reading, plan
 from causalnet.engine.run import run
-from causalnet.engine.inputs import Inputs
 from causalnet.errors import UnsupportedModelError
 from causalnet.expr.outcomes import TARGET, Outcome
 from causalnet.expr.positions import LAST, Position

@@ -307,7 +307,7 @@ def attend(
     own = own.to(query.dtype)
     out += own * values if suffix == 1 else torch.matmul(own, values)
     out /= total.to(query.dtype)
-    out = out.permute(0, 2, 4, 1, 3, 5).reshape(count, suffix, heads, -1)
+    out = out.permute(0, 2, 4, 1, 3, 5).reshape(count, suffix, heads, -1).contiguous()
     return out if rows.inverse is None else out.index_select(0, rows.inverse)
 
 

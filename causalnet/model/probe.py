@@ -23,11 +23,15 @@ def hidden_of(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
 
 
 def with_hidden(args: tuple, kwargs: dict[str, Any], hidden: torch.Tensor) -> tuple[tuple, dict[str, Any]]:
-    """Return the arguments of a call with the hidden states replaced."""
-    if args and isinstance(args[0], torch.Tensor):
-        return (hidden, *args[1:]), kwargs
-    name = next(name for name in _HIDDEN if isinstance(kwargs.get(name), torch.Tensor))
-    return args, {**kwargs, name: hidden}
+    """Return the arguments of a call with the hidden states replaced, wherever the same tensor is given.
+
+    Some attentions are given it three times, as values, keys and queries (CTRL).
+    """
+    old = hidden_of(args, kwargs)
+    return (
+        tuple(hidden if given is old else given for given in args),
+        {name: hidden if given is old else given for name, given in kwargs.items()},
+    )
 
 
 class Hooks:

@@ -50,3 +50,9 @@ def prompted():
         return made[kind]
 
     return make
+
+
+@pytest.fixture
+def tiny_model():
+    """A maker of small random models that a test may change."""
+    return tiny

@@ -174,14 +174,18 @@ HARD = {
 OUTCOMES = tuple(Outcome(name, (TARGET,) * (name == "logit")) for name in ("logit", "sigma", "entropy"))
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "neox-parallel", "olmo2"])
-@pytest.mark.parametrize("what", HARD)
-def test_seldom_cases(name, what):
+def _meant(name, world):
+    """Return whether a model has what a world writes: heads that a norm gathers send nothing by themselves."""
+    return name != "olmo2" or not any(site.node.kind in ("head", "bias") and site.receiver for site in world.sites)
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [(what, name) for what in HARD for name in ("llama", "gpt2", "neox-parallel", "olmo2") if _meant(name, HARD[what])],
+)
+def test_seldom_cases(what, name):
     mechanisms = models.tiny(name)
     world = HARD[what]
-    gathered = name == "olmo2" and any(site.node.kind in ("head", "bias") and site.receiver for site in world.sites)
-    if gathered:
-        pytest.skip("a norm comes after the heads, so they send nothing by themselves")
     readings = [Reading(world, outcome) for outcome in OUTCOMES]
     readings += [Reading(world, Outcome("direct", (TARGET,), _OF), (node,)) for node in _direct_nodes(name)]
     # The inner worlds are read too: they must not be disturbed by being looked into.
@@ -210,7 +214,7 @@ def test_heads_under_a_norm_can_be_asked_of_a_world_in_which_their_attention_is_
 @pytest.mark.parametrize("name", models.CONFIGS)
 def test_the_natural_world_is_the_model(name):
     mechanisms = models.tiny(name)
-    inputs = models.inputs_for(mechanisms, lengths=(5, 7, 9))
+    inputs = models.inputs_for(mechanisms, lengths=(5, 9, 9, 5))
     readings = tuple(Reading(NATURAL_WORLD, Outcome("logprob", (7,), None, place)) for place in (LAST, At(0), At(-2)))
     case = worlds.Case(mechanisms.graph, readings)
     found = models.run(mechanisms, case.plan(inputs), inputs)

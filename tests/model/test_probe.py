@@ -58,5 +58,6 @@ def test_hidden_states_are_found_by_place_or_name():
     assert hidden_of((), {"hidden_states": x}) is x
     assert with_hidden((x, 3), {"a": 1}, y) == ((y, 3), {"a": 1})
     assert with_hidden((), {"x": x, "a": 1}, y) == ((), {"x": y, "a": 1})
+    assert with_hidden((x, x, 3), {"again": x}, y) == ((y, y, 3), {"again": y})
     with pytest.raises(TypeError, match="no hidden states"):
         hidden_of((3,), {"mask": x})

@@ -8,9 +8,9 @@ import torch
 
 from causalnet.effects.parts import closure
 from causalnet.effects.sweep import cells, find_targets, plan_sweep
+from causalnet.engine.inputs import Inputs
 from causalnet.engine.plain import run_plain
 from causalnet.engine.run import run
-from causalnet.engine.inputs import Inputs
 from causalnet.expr.values import MEAN, RESAMPLE, ZERO
 from causalnet.graph import Node
 from causalnet.model.compile import compile_model
