@@ -305,8 +305,11 @@ def donor_convergence(data: "xr.Dataset | Sweep", node: Node | str | None = None
     for axis in axes:
         axis.set_xlabel("donors averaged")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    caption(axes[0].figure, f"n = {sweep.prompts} prompts; the first donors of each prompt, in the order drawn; "
-            f"{sweep.ablation} ablation; logits; effect = Y(do) − Y. Bands: 95 % t intervals over prompts.")
+    caption(
+        axes[0].figure,
+        f"n = {sweep.prompts} prompts; the first donors of each prompt, in the order drawn; "
+        f"{sweep.ablation} ablation; logits; effect = Y(do) − Y. Bands: 95 % t intervals over prompts.",
+    )
     return axes
 
 
@@ -364,5 +367,3 @@ def compare(summaries: Mapping[str, Mapping[str, Any]]) -> "list[Axes]":
     caption(axes[0].figure, f"Prompts: {counts}. Bars: 95 % intervals of the slope. Slope 0: no compensation; +1: all "
             f"of the direct effect comes back; negative: what is downstream breaks.{beyond}")  # fmt: skip
     return axes
-
-

@@ -94,9 +94,7 @@ def gather(
     ablated = Node.parse(node) if isinstance(node, str) else node
     if ablated is not None and ablated not in graph:
         legal = [str(one) for one in graph.nodes]
-        raise UnknownNodeError(
-            explain(f"the graph has no node {str(ablated)!r}", legal=legal, got=str(ablated))
-        )
+        raise UnknownNodeError(explain(f"the graph has no node {str(ablated)!r}", legal=legal, got=str(ablated)))
     done = [*graph.intervened_nodes, *([ablated] if ablated is not None else [])]
     cut = frozenset(box for box in map(box_of, done) if box is not None)
     reached = frozenset(box for box in map(box_of, graph.descendants(done)) if box is not None) if done else frozenset()

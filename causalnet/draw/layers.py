@@ -195,9 +195,7 @@ def _lanes(layout: Layout, facts: Facts) -> dict[tuple[Box, Box], float]:
     return lanes
 
 
-def _flow(
-    dot: "graphviz.Digraph", layout: Layout, flow: tuple[Box, Box, float], largest: float, lane: float
-) -> None:
+def _flow(dot: "graphviz.Digraph", layout: Layout, flow: tuple[Box, Box, float], largest: float, lane: float) -> None:
     source, target = layout.slots.get(flow[0]), layout.slots.get(flow[1])
     if source is None or target is None:
         return
@@ -287,9 +285,7 @@ def _label(box: Box, heads: int, facts: Facts, compact: bool) -> str:
     return escape_label(name) + (rf"\n{escape_label(second)}" if second else "")
 
 
-def _box(
-    dot: "graphviz.Digraph", box: Box, slot: Slot, heads: int, facts: Facts, scale: float, compact: bool
-) -> None:
+def _box(dot: "graphviz.Digraph", box: Box, slot: Slot, heads: int, facts: Facts, scale: float, compact: bool) -> None:
     kind = f"node {box[0]}" + (" faded" if facts.faded(box) else "")
     dot.node(_name(box), label=_label(box, heads, facts, compact), pos=_pos((slot.x, slot.y)),
              width=f"{slot.width / 72:.3f}", height=f"{slot.height / 72:.3f}", tooltip=_hint(box, facts),
@@ -297,9 +293,7 @@ def _box(
              **{"class": kind}, **_look(box, facts, scale))  # fmt: skip
 
 
-def _heads(
-    dot: "graphviz.Digraph", box: Box, slot: Slot, heads: int, facts: Facts, scale: float
-) -> None:
+def _heads(dot: "graphviz.Digraph", box: Box, slot: Slot, heads: int, facts: Facts, scale: float) -> None:
     """Draw the heads of one attention layer as cells, in rows, inside the place of its box."""
     look = _look(box, facts, scale)
     look["style"] = look["style"].replace(",rounded", "")
@@ -371,5 +365,3 @@ def _scale(dot: "graphviz.Digraph", scale: float, y: float) -> None:
         dot.node(f"scale{place}", label=escape_label(signed(value)), pos=_pos(((place - 2) * 44, y + 1)), width="0.61",
                  height="0.18", fontsize="8", style="filled", fillcolor=fill, fontcolor=readable_on(fill),
                  color=GRID)  # fmt: skip
-
-

@@ -280,5 +280,3 @@ def waterfall(data: "xr.Dataset | Sweep", node: Node | str | None = None, *, axi
     if own:
         caption(axis.figure, f"{sweep.caption}. Bars: means over prompts; whiskers: 95 % t intervals.", 96)
     return axis
-
-

@@ -1,1 +1,1 @@
-""" """
+"""Bridges to other causal-inference packages, imported only when used."""

@@ -1,1 +1,1 @@
-""" """
+"""Networks with known answers, for our tests and for users'."""

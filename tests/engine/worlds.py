@@ -51,7 +51,9 @@ class Case:
 
 def values_for(node, nested):
     """Return the values that a node can be set to."""
-    legal = [value for value in (*_HARD, *_SOFT) if not (node.kind in ("head", "norm") and isinstance(value, _NO_VECTOR))]
+    legal = [
+        value for value in (*_HARD, *_SOFT) if not (node.kind in ("head", "norm") and isinstance(value, _NO_VECTOR))
+    ]
     if node.kind == "head":
         legal = [value for value in legal if not isinstance(value, Noise)]
     if node.kind == "norm":
@@ -66,8 +68,15 @@ def worlds(draw, graph, nested=(), *, most=4, edges=True):
     """Draw a world on a graph; ``nested`` are the worlds it may take values from."""
     settable = [node for node in graph.nodes if node.kind != "logits"]
     settable += [Node("resid", layer) for layer in range(graph.layers + 1)]
-    arrows = [(a, b) for b in graph.nodes for a in graph.parents(b) if b.kind != "bias" and (a.contributes or b.kind == "logits")]
-    arrows = [(a, b) for a, b in arrows if not (a.layer == b.layer and b.kind == "attn")]  # heads are gathered, not read
+    arrows = [
+        (a, b)
+        for b in graph.nodes
+        for a in graph.parents(b)
+        if b.kind != "bias" and (a.contributes or b.kind == "logits")
+    ]
+    arrows = [
+        (a, b) for a, b in arrows if not (a.layer == b.layer and b.kind == "attn")
+    ]  # heads are gathered, not read
     writes = {}
     for _ in range(draw(st.integers(1, most))):
         if edges and arrows and draw(st.booleans()):
