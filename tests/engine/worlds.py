@@ -28,7 +28,8 @@ from causalnet.graph import Node
 # Sets of positions that are disjoint in every prompt of five tokens or more.
 _PLACES = (
     (None,), (LAST,), (At(0),), (At(-2),), (Range(1, 3),), (Range(-2, None),), (Range(None, 2),), (Span("subject"),),
-    (None, LAST), (None, At(1)), (At(0), LAST), (Range(0, 2), At(-1)), (None, Span("subject")), (At(0), Span("subject")),
+    (None, LAST), (None, At(1)), (At(0), LAST), (Range(0, 2), At(-1)), (None, Span("subject")),
+    (At(0), Span("subject")),
 )  # fmt: skip
 _SOFT = (Scale(0.5), Scale(-1.25), Noise(0.5), Add("one", 0.7), Add("each", -0.4), ProjectOut("one"))
 _HARD = (ZERO, MEAN, RESAMPLE, NATURAL, Patch("other"), Given("one"), Given("each"))

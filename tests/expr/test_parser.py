@@ -32,7 +32,7 @@ def only_its_own_error(text):
     try:
         query = parse(text)
     except ExpressionError as error:
-        assert str(error)  # noqa: PT017
+        assert str(error)
         return
     assert isinstance(query, Query)
     assert parse(str(query)) == query
