@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from causalnet.cli.process import stop_if_asked
+
 __all__ = ["complain", "progress_bars", "show_sentences", "show_summary", "silence_libraries", "warnings_as_lines"]
 
 _EVERY = 5.0  # seconds between two lines of progress where stderr is not a terminal
@@ -49,15 +51,26 @@ def silence_libraries() -> None:
 
 
 @contextmanager
-def progress_bars(quiet: bool = False) -> Iterator[Progress | None]:
-    """Yield a callback (what, done, total): bars on a terminal, now and then a line elsewhere."""
+def progress_bars(quiet: bool = False) -> Iterator[Progress]:
+    """Yield a callback (what, done, total): bars on a terminal, now and then a line elsewhere.
+
+    Every call is also a moment at which a request to stop is honoured.
+    """
     if quiet:
-        yield None
+        yield _stopping(lambda what, done, total: None)
     elif sys.stderr.isatty():
         with _bars() as advance:
-            yield advance
+            yield _stopping(advance)
     else:
-        yield _lines()
+        yield _stopping(_lines())
+
+
+def _stopping(advance: Progress) -> Progress:
+    def step(what: str, done: int, total: int) -> None:
+        stop_if_asked()
+        advance(what, done, total)
+
+    return step
 
 
 def _lines() -> Progress:

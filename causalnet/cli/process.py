@@ -9,24 +9,46 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["fit_threads", "processor_share", "stoppable"]
+__all__ = ["fit_threads", "processor_share", "stop_if_asked", "stoppable"]
+
+
+_asked: list[int] = []
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let a request to terminate unwind like Ctrl-C does, so that nothing half-written stays behind."""
+    """Let Ctrl-C and a request to terminate unwind, so that nothing half-written stays behind.
+
+    Python drops an exception that happens to be raised inside a destructor or a callback; the request is
+    therefore kept as well, for :func:`stop_if_asked`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: Any) -> NoReturn:
-        raise SystemExit(128 + number)
+        _asked.append(number)
+        _unwind(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _asked.clear()
+
+
+def stop_if_asked() -> None:
+    """Stop now if a signal asked for it, whatever became of the exception that was raised then."""
+    if _asked:
+        _unwind(_asked[-1])
+
+
+def _unwind(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
 
 
 def fit_threads() -> None:

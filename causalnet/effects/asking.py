@@ -10,15 +10,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from causalnet.effects.options import Options
+from causalnet.effects.prepare import prepare
+from causalnet.engine.inputs import Inputs
 from causalnet.engine.plan import Reading, plan
 from causalnet.engine.run import run
-from causalnet.engine.sources import Inputs
-from causalnet.errors import ExpressionError, explain
-from causalnet.expr import CompiledQuery, Query, compile_queries
+from causalnet.errors import ExpressionError, InputError, explain
+from causalnet.expr import Assignment, CompiledQuery, Do, Outcome, Query, compile_queries
+from causalnet.expr.query import Expectation, Term
 from causalnet.graph import CausalGraph
 from causalnet.model.mechanism import Mechanisms
+from causalnet.prompts import Prompts
 
-__all__ = ["PromptedModel", "Scm", "Weighted", "add_up", "answer", "unit_effects"]
+__all__ = ["PromptedModel", "Scm", "Weighted", "add_up", "answer", "on_prompts", "unit_effects"]
 
 
 class Scm(Protocol):
@@ -71,6 +75,46 @@ class PromptedModel:
             self.mechanisms, planned, self.inputs, lookup=self.lookup, memory=self.memory, progress=self.progress
         )
         return trace.values
+
+
+def on_prompts(
+    mechanisms: Mechanisms,
+    tokenizer: Any,
+    prompts: Prompts,
+    interventions: Iterable[Assignment],
+    *,
+    outcome: Outcome,
+    options: Options | None = None,
+) -> PromptedModel:
+    """Put a compiled model on prompts: encode them, draw donors, run what targets need.
+
+    Parameters
+    ----------
+    mechanisms, tokenizer
+        The model.
+    prompts
+        The prompts.
+    interventions
+        Every assignment that will be asked about: they say which donors, paired prompts and spans are needed.
+    outcome
+        The outcome that will be read; its tokens are looked up.
+    options
+        Donors, pool, seed, target, vectors; the same as in :meth:`causalnet.CausalModel.evaluate`, so that the same
+        donors are drawn.
+
+    Raises
+    ------
+    InputError
+        If the interventions do not draw alike: some need donors of the prompt's own length and some do not.
+    ExpressionError, PromptError, UnknownNameError
+        As in :func:`causalnet.effects.prepare.prepare`.
+    """
+    queries = [Query((Term(1.0, Expectation(outcome, Do((one,)))),)) for one in interventions]
+    ready = prepare(mechanisms, tokenizer, queries, prompts, Options() if options is None else options)
+    if len(ready.batches) > 1:
+        what = "these interventions draw differently, and units must share their donors"
+        raise InputError(explain(what, mend="put the model on the prompts once for each"))
+    return PromptedModel(mechanisms, ready.batches[0].inputs, ready.lookup)
 
 
 def answer(scm: Scm, queries: Iterable[Query], *, graph: CausalGraph | None = None) -> list[np.ndarray]:

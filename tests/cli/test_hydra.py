@@ -1,5 +1,6 @@
 """``causalnet hydra`` from the command line: what it prints where, and how it refuses."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -307,6 +308,24 @@ def test_an_interrupt_while_the_report_is_written_leaves_nothing(call, tmp_path,
     assert not (tmp_path / "new").exists()
 
 
+def test_an_interrupt_that_python_dropped_is_honoured_at_the_next_step(call, tmp_path, monkeypatch):
+    real = study._report
+
+    def swallowing(*arguments):
+        # What happens to an exception that is raised inside a destructor.
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        real(*arguments)
+
+    monkeypatch.setattr(study, "_report", swallowing)
+    chosen = ("--model", PLAIN, "--prompts", prompts_path(), "--limit", 30, "--ablation", "zero", "--quiet")
+    code, out, err = call("hydra", *chosen, "--out", tmp_path / "run")
+    assert (code, out) == (130, "")
+    assert err == "causalnet: interrupted; nothing was left half-written\n"
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_reader_that_goes_away_is_no_traceback(command, tmp_path):
     chosen = ("--model", PLAIN, "--prompts", prompts_path(), "--limit", 5, "--ablation", "zero", "--quiet")
     process = command("hydra", *chosen, "--out", tmp_path / "run")
@@ -344,7 +363,8 @@ def test_progress_lines_begin_at_once_and_end(capsys, monkeypatch):
             advance("x", done, 4)
     assert capsys.readouterr().err == "x: 0 % (0 s)\nx: 75 % (7 s)\nx: 100 % (8 s)\n"
     with progress_bars(quiet=True) as advance:
-        assert advance is None
+        advance("x", 1, 1)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
