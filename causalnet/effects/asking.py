@@ -105,16 +105,21 @@ def on_prompts(
     Raises
     ------
     InputError
-        If the interventions do not draw alike: some need donors of the prompt's own length and some do not.
+        If there are none, or they do not draw alike: some need donors of the prompt's own length and some do not.
     ExpressionError, PromptError, UnknownNameError
         As in :func:`causalnet.effects.prepare.prepare`.
     """
     queries = [Query((Term(1.0, Expectation(outcome, Do((one,)))),)) for one in interventions]
+    if not queries:
+        raise InputError(
+            explain("no intervention is given", mend="give assignments such as attn[5] @ last << resample")
+        )
     ready = prepare(mechanisms, tokenizer, queries, prompts, Options() if options is None else options)
-    if len(ready.batches) > 1:
+    first, *more = ready.batches
+    if more:
         what = "these interventions draw differently, and units must share their donors"
         raise InputError(explain(what, mend="put the model on the prompts once for each"))
-    return PromptedModel(mechanisms, ready.batches[0].inputs, ready.lookup)
+    return PromptedModel(mechanisms, first.inputs, ready.lookup)
 
 
 def answer(scm: Scm, queries: Iterable[Query], *, graph: CausalGraph | None = None) -> list[np.ndarray]:

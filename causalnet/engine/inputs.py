@@ -86,9 +86,11 @@ def check(mechanisms: "Mechanisms", plan: Plan, inputs: Inputs) -> None:
     UnknownNameError
         If a paired prompt or a vector is not given.
     InputError
-        If the plan was made for other prompts, a vector has the wrong size, or a value has no meaning on
-        its node.
+        If the model is in training mode, the plan was made for other prompts, a vector has the wrong size, or
+        a value has no meaning on its node.
     """
+    if any(module.training for module in mechanisms.hf.modules()):
+        raise InputError("the model is in training mode, so dropout would make it random; call model.eval()")
     if plan.shape.lengths != inputs.shape.lengths:
         raise InputError("the plan was made for prompts of other lengths; plan again with inputs.shape")
     if any(draws_of(world, 2) > 1 for world in plan.worlds) and plan.draws != inputs.count:

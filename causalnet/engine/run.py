@@ -12,7 +12,7 @@ from causalnet.engine.inputs import Inputs, check, check_tokens
 from causalnet.engine.natural import Natural, Suffix, capture
 from causalnet.engine.plan import Bucket, Lane, Plan, Reading, connected
 from causalnet.engine.sources import build_sources
-from causalnet.errors import InputError, NonFiniteError, OutOfMemory
+from causalnet.errors import NonFiniteError, OutOfMemory
 from causalnet.model.mechanism import Mechanisms
 
 __all__ = ["Trace", "run"]
@@ -84,8 +84,6 @@ def run(
     -----
     The law: every result equals the plain full forward with hooks, to the dtype's precision.
     """
-    if mechanisms.hf.training:
-        raise InputError("the model is in training mode, so dropout would make it random; call model.eval()")
     check(mechanisms, plan, inputs)
     check_tokens(mechanisms, plan.readings, inputs.targets, lookup)
     with torch.no_grad():
@@ -150,9 +148,8 @@ def _halves(base: "Chunk", lanes: Sequence[Lane], draws: slice) -> list[tuple["C
         halves = [[lane for block in some for lane in block] for some in (blocks[:middle], blocks[middle:])]
         return [(base, sorted(half, key=lambda lane: lane.join), draws) for half in halves]
     count = len(base.bucket.prompts)
-    return [(base.part(part), lanes, draws) for part in (slice(0, count // 2), slice(count // 2, count))][
-        : 2 * (count > 1)
-    ]
+    halves = [slice(0, count // 2), slice(count // 2, count)] if count > 1 else []
+    return [(base.part(part), lanes, draws) for part in halves]
 
 
 def _mask_missing(state: State) -> None:

@@ -111,7 +111,9 @@ def compile_config(config: Any, *, granularity: str = "layer", name: str = "") -
         hf = build(config, device="meta")
     except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         kind = getattr(config, "model_type", type(config).__name__)
-        raise UnsupportedModelError(f"{kind}: no model can be made from this config: {error}") from error
+        # transformers lists every config class that it knows; the first clause says it all.
+        reason = " ".join(str(error).split())[:160]
+        raise UnsupportedModelError(f"{kind}: no causal LM can be made from this config: {reason}") from error
     if record is not None:
         try:
             return _graph(hf, record, granularity, name, "record")

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from huggingface_hub.errors import StrictDataclassError
+
 from causalnet.errors import InputError, UnsupportedModelError, explain, nearest
 
 __all__ = ["load_config", "load_model", "load_tokenizer"]
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+_FAILURES = (
+    *(OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError),
+    StrictDataclassError,
+)
 """What ``transformers`` raises for a checkpoint that it cannot read."""
 
 
@@ -97,6 +102,8 @@ def load_model(
         )
     if device_map is None:
         loaded = loaded.to(device)
+    if loaded.dtype == torch.float64 and hasattr(loaded, "set_experts_implementation"):
+        loaded.set_experts_implementation("eager")  # the grouped kernels have no float64
     return loaded.eval()
 
 

@@ -4,11 +4,9 @@ McGrath et al. (2023), "The Hydra Effect: Emergent Self-repair in Language Model
 """
 
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from causalnet.errors import InputError, explain
 from causalnet.expr.values import MEAN, RESAMPLE, ZERO, SiteValue
 from causalnet.prompts import Prompts, choose_donors, encode
 from causalnet.studies.folder import default_folder, fresh_folder, write_json
+from causalnet.studies.record import run_record
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -77,6 +76,16 @@ class Options:
         Where and in which precision the model runs.
     same_target_donors
         Allow donors whose target equals the prompt's.
+
+    Raises
+    ------
+    InputError
+        If the ablation is unknown or a number is too small.
+
+    Examples
+    --------
+    >>> Options(ablation="zero", limit=100).recorded()["given"]
+    {'ablation': 'zero', 'limit': 100}
     """
 
     ablation: str = "resample"
@@ -205,7 +214,23 @@ def hydra(
     Raises
     ------
     InputError, PromptError, RunExistsError, UnsupportedModelError, CompileError
-        Before anything is written.
+        If something cannot be used as given; nothing is written then.
+
+    References
+    ----------
+    McGrath et al. (2023), arXiv 2307.15771.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from causalnet.demo import model_path, prompts_path
+    >>> prompts, options = Prompts.from_file(prompts_path()), Options(ablation="zero", limit=30)
+    >>> place = Path(tempfile.mkdtemp()) / "run"
+    >>> run = hydra([Arm("", str(model_path("plain")))], prompts, options=options, out=place)
+    >>> sorted(entry.name for entry in place.iterdir() if entry.stem != "graph")
+    ['effects.zarr', 'report.html', 'summary.json']
+    >>> run.results[0].summary["closure_max_rel"] < 1e-4
+    True
     """
     options = Options() if options is None else options
     _check_arms(arms)
@@ -285,6 +310,17 @@ def sweep_model(
     ------
     PromptError
         If a prompt is empty or too long for the model, or has no donor; it is named.
+
+    Examples
+    --------
+    >>> from causalnet.demo import model_path, prompts_path
+    >>> from causalnet.model.compile import compile_model
+    >>> from causalnet.model.load import load_model, load_tokenizer
+    >>> mechanisms = compile_model(load_model(model_path("plain")), name="plain")
+    >>> prompts = Prompts.from_file(prompts_path()).take(3)
+    >>> data = sweep_model(mechanisms, load_tokenizer(model_path("plain")), prompts, Options(ablation="zero"))
+    >>> dict(data.sizes)
+    {'prompt': 3, 'node': 16, 'donor': 1, 'responder': 15}
     """
     from causalnet.effects.sweep import find_targets, sweep
     from causalnet.engine.inputs import Inputs
@@ -314,33 +350,10 @@ def sweep_model(
         ABLATIONS[options.ablation],
         texts=list(prompts.texts),
         decode=lambda token: tokenizer.decode([token]),
-        record=run_record(mechanisms, options, prompts),
+        record=run_record(mechanisms, prompts, seed=options.seed, arguments=options.recorded()),
         graph=graph,
         progress=progress,
     )
-
-
-def run_record(mechanisms: "Mechanisms", options: Options, prompts: Prompts) -> dict[str, Any]:
-    """Return how a result was made: model, precision, device, versions, seed, prompts, arguments."""
-    return {
-        "model": mechanisms.name,
-        "revision": getattr(mechanisms.config, "_commit_hash", None),
-        "dtype": str(mechanisms.dtype).removeprefix("torch."),
-        "device": str(mechanisms.device),
-        "attention": getattr(mechanisms.config, "_attn_implementation", None),
-        "versions": {name: _version(name) for name in ("causalnet-transformers", "torch", "transformers", "numpy")}
-        | {"python": platform.python_version()},
-        "seed": options.seed,
-        "prompts": {"source": prompts.name, "count": len(prompts), "notes": list(prompts.notes)},
-        "arguments": options.recorded(),
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _write_arm(folder: Path, result: Result) -> None:

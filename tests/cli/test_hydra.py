@@ -16,6 +16,7 @@ from causalnet.cli.console import complain, progress_bars, warnings_as_lines
 from causalnet.cli.main import main
 from causalnet.cli.process import processor_share
 from causalnet.demo import model_path, prompts_path
+from causalnet.draw import render
 from causalnet.studies import hydra as study
 
 PLAIN = str(model_path("plain"))
@@ -152,6 +153,18 @@ def test_notes_on_the_prompt_file_are_passed_on(call, tmp_path):
     )
     assert code == 0
     assert err == f"causalnet: note: {file}: 2 blank lines skipped\n"
+
+
+def test_without_graphviz_the_graph_is_dot_and_one_line_says_so(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    render._warn_missing.cache_clear()
+    chosen = ("--model", PLAIN, "--prompts", prompts_path(), "--limit", 30, "--ablation", "zero", "--quiet")
+    code, _, err = call("hydra", *chosen, "--out", tmp_path / "run")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert err.startswith("causalnet: warning: the Graphviz program 'dot' was not found")
+    assert {one.name for one in (tmp_path / "run").glob("graph.*")} == {"graph.json", "graph.dot"}
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_help_names_every_option_with_its_default_and_examples(call):

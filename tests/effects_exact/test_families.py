@@ -22,7 +22,7 @@ from causalnet.model.small import small_model
 # A pure state-space trunk has no attention and no MLP to tell apart.
 REFUSED = {"mamba", "mamba2", "falcon_mamba", "rwkv"}
 RECORDED = sorted({kind for family in records() for kind in family.model_types} - REFUSED)
-DISCOVERED = ["apertus", "falcon_h1", "jetmoe", "kolibri1", "laguna", "nanochat"]
+DISCOVERED = ["apertus", "jetmoe", "kolibri1", "laguna", "nanochat"]
 RECORD = {"versions": {}, "seed": 0, "dtype": "", "device": "cpu", "arguments": {}}
 
 
