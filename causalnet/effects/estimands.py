@@ -69,7 +69,8 @@ def natural_effects(*s: Assignment, outcome: Outcome = LOGIT) -> dict[str, Query
     -----
     One node has the macros of the language.  In a joint intervention one node of X may lie downstream of
     another: where X is to be natural it is then held natural, and positions of X's nodes that s leaves alone
-    count among M.
+    count among M.  A soft value (``scale``, ``add``) is a function of what its node would be in the world at hand:
+    for one node that is its natural value, but in a joint set the x' of a soft node may differ from world to world.
 
     Examples
     --------

@@ -194,7 +194,7 @@ class Chunk:
                     if node.kind == "head":
                         assert node.head is not None
                         value = head_contribution(self.state.mechanisms.mechanism(node), value, node.head)
-                    parts.append((value.to(weight.dtype) * weight).sum(-1) / sigma)
+                    parts.append((value.to(weight) * weight).sum(-1) / sigma)
                 self._direct0[key] = torch.stack(parts, -1).unsqueeze(1)
         return self._direct0
 
@@ -294,9 +294,9 @@ class Chunk:
             one = replace(write, columns=(column,), offsets=(write.offsets[write.columns.index(column)],))
             value = self.state.sources.fetch(one, own, self.bucket.prompts, draws)
         change = (value - own)[:, :, 0]
-        if write.node.head is None:
-            return change
-        return head_contribution(self.state.mechanisms.mechanism(write.node), change, write.node.head)
+        if write.node.head is not None:
+            change = head_contribution(self.state.mechanisms.mechanism(write.node), change, write.node.head)
+        return change.to(self.natural.streams[-1].device)
 
     def _store(self, table: np.ndarray, value: torch.Tensor, draws: slice) -> None:
         rows = list(self.bucket.prompts)

@@ -91,13 +91,13 @@ def check(mechanisms: "Mechanisms", plan: Plan, inputs: Inputs) -> None:
     """
     if any(module.training for module in mechanisms.hf.modules()):
         raise InputError("the model is in training mode, so dropout would make it random; call model.eval()")
+    for what, given in _sets(inputs):
+        for index, ids in enumerate(given.ids):
+            _check_prompt(mechanisms, ids, f"{what} {index}")
     if plan.shape.lengths != inputs.shape.lengths:
         raise InputError("the plan was made for prompts of other lengths; plan again with inputs.shape")
     if any(draws_of(world, 2) > 1 for world in plan.worlds) and plan.draws != inputs.count:
         raise InputError(f"the plan has {plan.draws} draws per prompt and the inputs have {inputs.count}; plan again")
-    for what, given in _sets(inputs):
-        for index, ids in enumerate(given.ids):
-            _check_prompt(mechanisms, ids, f"{what} {index}")
     filled: dict[tuple[SiteValue, Position | None], Site] = {}
     for site, value in dict.fromkeys(write for world in plan.worlds for write in world.writes):
         if isinstance(value, Resample | Mean | Patch):

@@ -97,7 +97,7 @@ class _PrefixLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return prefix and own keys and values, one after the other, for every row."""
         keys, values = self.shared(rows)
-        which = rows.prompt[: key_states.shape[0]]
+        which = rows.prompt[: key_states.shape[0]].to(keys.device)
         return (
             torch.cat([keys.index_select(0, which), key_states], dim=2),
             torch.cat([values.index_select(0, which), value_states], dim=2),
@@ -115,7 +115,7 @@ class _PrefixLayer(CacheLayerMixin):
 
     def serves(self, keys: torch.Tensor, values: torch.Tensor, rows: Rows) -> bool:
         """Return whether attention is given what is kept here; latent attention keeps something smaller."""
-        which = rows.prompt[: keys.shape[0]]
+        which = rows.prompt[: keys.shape[0]].to(keys.device)
         return all(
             got.shape[1::2] == kept.shape[1::2] and torch.equal(got[:, :, : rows.start], kept.index_select(0, which))
             for got, kept in zip((keys, values), self.shared(rows), strict=True)
@@ -281,8 +281,8 @@ def attend(
     count, heads, suffix, width = query.shape
     kv_heads, group = key.shape[1], heads // key.shape[1]
     prompts, per = rows.prompts, count // rows.prompts
-    order = None if rows.by_prompt is None else rows.by_prompt
-    if order is not None:
+    if rows.by_prompt is not None:
+        order = rows.by_prompt.to(query.device)
         query, key, value = (tensor.index_select(0, order) for tensor in (query, key, value))
     # [prompt, kv_head, row · group · suffix, head_dim]: one product per prompt over its prefix.
     queries = query.view(prompts, per, kv_heads, group, suffix, width).permute(0, 2, 1, 3, 4, 5)
@@ -308,7 +308,7 @@ def attend(
     out += own * values if suffix == 1 else torch.matmul(own, values)
     out /= total.to(query.dtype)
     out = out.permute(0, 2, 4, 1, 3, 5).reshape(count, suffix, heads, -1).contiguous()
-    return out if rows.inverse is None else out.index_select(0, rows.inverse)
+    return out if rows.inverse is None else out.index_select(0, rows.inverse.to(out.device))
 
 
 def _masked(

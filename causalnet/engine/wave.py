@@ -257,11 +257,11 @@ class Wave:
                 self.fired[lane.world, write.site] += 2 * (node.layer or 0) < lane.join
             elif node.kind == "resid" and (node.layer or 0) <= layer:
                 # Between here and ``layer`` nothing else has changed, so the difference is carried along.
-                before = self._natural(node)[:, :, at]
+                before = self._natural(node)[:, :, at].to(out.device)
                 carried = stream.unsqueeze(1)[:, :, at] - before
                 out[:, :, at] = carried + self._value(lane, write, out[:, :, at] - carried)
             elif node.kind == "embed" or (node.layer is not None and node.layer < layer and node.kind != "resid"):
-                before = self._natural(node)[:, :, at]
+                before = self._natural(node)[:, :, at].to(out.device)
                 value = self._value(lane, write, before)
                 out[:, :, at] += value - before
                 self._note_direct(lane, node, at, value)
@@ -296,10 +296,12 @@ class Wave:
         self.fired[lane.world, write.site] += 1
         at = [column - self.start for column in write.columns]
         if isinstance(write.value, NaturalValue):
-            return self._natural(write.node)[:, :, at]
-        if isinstance(write.value, InWorld):
-            return self.effective(trunk_of(write.value.world), write.node, at)
-        return self.fetch(write, current)
+            value = self._natural(write.node)[:, :, at]
+        elif isinstance(write.value, InWorld):
+            value = self.effective(trunk_of(write.value.world), write.node, at)
+        else:
+            value = self.fetch(write, current)
+        return value.to(current.device)  # of a model that is spread over devices
 
     def effective(self, world: World, node: Node, at: Sequence[int]) -> torch.Tensor:
         """Return a node's value [prompt, draw, column, width] in a trunk world, computed or not."""
@@ -379,7 +381,8 @@ class Wave:
         named = [node for _, node in self.watch.keep] + list(self.watch.nodes)
         named += [end for lane in self.lanes for w in lane.writes for end in (w.node, w.receiver) if end is not None]
         kinds = {node.kind for node in named if node.layer == layer.index}
-        if any(w.receiver is not None and w.receiver.kind == "head" for lane in self.lanes for w in lane.writes):
+        receivers = [w.receiver for lane in self.lanes for w in lane.writes if w.receiver is not None]
+        if any(node.kind == "head" and node.layer == layer.index for node in receivers):
             hooks.on_call(part.module, self._each_head_reads(layer, part))
         if "head" in kinds:
             hooks.on_input(part.out, self._at_heads(layer, part))
@@ -437,7 +440,7 @@ class Wave:
             change = self._value(lane, write, own) - own
             if write.node.head is not None:
                 change = head_contribution(self.mechanisms.mechanism(write.node), change, write.node.head)
-            stream[:, :, at] += change
+            stream[:, :, at] += change.to(stream.device)
 
     def _each_head_reads(self, layer: Layer, part: Mechanism) -> Any:
         """Run the attention once more for the heads that read an edge of their own, and keep what they compute.
@@ -601,7 +604,7 @@ class Wave:
                 value = contribution(part, out[rows, column], None if beside is None else beside[rows, column])
                 value = value.view(len(block), self.prompts, draws, -1)
                 weight = self.watch.weight[:, probe].unsqueeze(-1)
-                dots = torch.matmul(value.to(weight.dtype), weight)[..., 0]
+                dots = torch.matmul(value.to(weight), weight)[..., 0]
                 self.direct[rows, probe, index] = (dots / self.watch.sigma[:, probe, None]).reshape(-1)
 
     def _direct(self, value: torch.Tensor, probes: Sequence[int] | None = None) -> torch.Tensor:
@@ -611,7 +614,7 @@ class Wave:
         """
         which = list(range(len(self.watch.probes))) if probes is None else list(probes)
         weight, sigma = self.watch.weight[:, which], self.watch.sigma[:, which]
-        dots = torch.einsum("pdmk,pmk->pdm", value.to(weight.dtype), weight)
+        dots = torch.einsum("pdmk,pmk->pdm", value.to(weight), weight)
         return dots / sigma.unsqueeze(1)
 
     def _note_direct(self, lane: Lane, node: Node, at: Sequence[int], value: torch.Tensor) -> None:

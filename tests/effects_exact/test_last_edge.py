@@ -43,9 +43,11 @@ POSITIONS = [None, last, pos[0], pos[1], pos[1:]]
 def interventions(draw):
     """Assignments to distinct nodes, each at any position, from any source."""
     which = draw(st.lists(st.sampled_from(range(len(NODES))), min_size=1, max_size=3, unique=True))
+    # A soft value beside others depends on the world that it is set in: then there is no one x'.
+    values = VALUES if len(which) == 1 else VALUES[:-1]
     found = []
     for n in which:
-        position, value = draw(st.sampled_from(POSITIONS)), draw(st.sampled_from(VALUES))
+        position, value = draw(st.sampled_from(POSITIONS)), draw(st.sampled_from(values))
         found.append((NODES[n] if position is None else NODES[n] @ position) << value)
     return found
 
@@ -59,7 +61,7 @@ def readout(net, outcome, prompt, parts, natural):
     return net.contrast(logits[-1], tokens)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(range(len(NETS))), interventions(), st.sampled_from(["logit", "prob"]))
 def test_at_the_last_edge(which, s, name):
     net, outcome = NETS[which], Outcome(name, (TARGET,))

@@ -26,7 +26,7 @@ from causalnet.model.check import tolerance_of
 from causalnet.model.compile import compile_model
 from causalnet.model.shrink import build, randomise, small_copy
 
-__all__ = ["CONFIGS", "inputs_for", "random_ids", "reference", "run", "small", "tiny", "tolerance"]
+__all__ = ["CONFIGS", "inputs_for", "random_ids", "reference", "run", "small", "tiny", "tolerance", "wide"]
 
 VOCAB = 50
 _SMALL = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -57,13 +57,23 @@ shorter than the prompts, mixtures of experts, soft-caps, scaled logits."""
 
 
 @cache
-def tiny(name, dtype=torch.float64, attention=None, granularity="layer"):
+def tiny(name, dtype=torch.float64, attention=None, granularity="layer", device="cpu"):
     """Return the mechanisms of a tiny model by name; never changed, so shared by all tests."""
     config = CONFIGS[name]()
     config._experts_implementation = "eager"  # the grouped products know no float64
     if attention is not None:
         config._attn_implementation = attention
-    return compile_model(randomise(build(config, dtype=dtype)), granularity=granularity, name=name)
+    return compile_model(randomise(build(config, dtype=dtype)).to(device), granularity=granularity, name=name)
+
+
+@cache
+def wide(dtype, device):
+    """Return a model whose rows take memory that can be measured."""
+    config = LlamaConfig(
+        **_ROPE
+        | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "max_position_embeddings": 64}
+    )
+    return compile_model(randomise(build(config, dtype=dtype)).to(device), name="wide")
 
 
 @cache

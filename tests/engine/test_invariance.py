@@ -23,7 +23,9 @@ from causalnet.graph import Node
 
 LENGTHS = (3, 9, 5, 9, 4, 7, 5)
 LOGIT = Outcome("logit", (TARGET,))
-quick = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+quick = settings(
+    max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+)
 
 
 def ragged(mechanisms, draws=3):

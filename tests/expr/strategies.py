@@ -9,9 +9,11 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from causalnet import expr as x
+from causalnet.expr.refs import without_position
 
 __all__ = ["Sentence", "assignments", "conditions", "interventions", "outcomes", "references", "sentences", "values"]
 
@@ -273,6 +275,7 @@ def outcomes(draw) -> Piece:
         text, made = (f"top1({token.text})", x.top1(token.made)) if draw(coin) else ("top1", x.top1)
     elif kind == "direct":
         of, token = draw(references()), draw(tokens())
+        assume(without_position(of.made) == of.made)  # a position inside is refused by the language
         text, made = f"direct({of.text},{_gap(draw)}{token.text})", x.direct(of.made, token.made)
     else:
         read = [draw(tokens()) for _ in range(2 if kind == "logit_diff" else 1)]
