@@ -432,7 +432,7 @@ def _join(graph: CausalGraph, writes: Sequence[Write], length: int, asked: froze
         reads = set(range(min(changed), length)) if changed else set()
         # Edges into a mechanism are written where it reads, so it has to run even if it is set as well.
         hidden = attn_hard if layer not in asked else frozenset()
-        if (reads | heads) - hidden or reads & attn_open or _edge_columns(writes, Node("attn", layer)):
+        if (reads | heads) - hidden or (reads | heads) & attn_open or _edge_columns(writes, Node("attn", layer)):
             return 2 * layer
         before_mlp = changed if block.parallel else changed | attn_new
         mlp_hard, mlp_new, mlp_open = _sets(writes, Node("mlp", layer))
