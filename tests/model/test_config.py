@@ -65,5 +65,5 @@ def test_windows_are_those_of_the_whole_config():
 def test_a_config_of_no_causal_model():
     from transformers import ViTConfig
 
-    with pytest.raises(UnsupportedModelError, match="vit: no model can be made from this config"):
+    with pytest.raises(UnsupportedModelError, match="vit: no causal LM can be made from this config"):
         compile_config(ViTConfig())
