@@ -14,7 +14,7 @@ from causalnet.engine.prefix import Rows, _PrefixCache, attending, prefix_cache
 from causalnet.errors import InterventionError
 from causalnet.graph import Node
 from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
-from causalnet.model.probe import hooked
+from causalnet.model.probe import hidden_of, hooked
 
 __all__ = ["Call", "Natural", "Suffix", "add_beside", "capture", "contribution", "head_contribution", "run_natural"]
 
@@ -38,7 +38,7 @@ class Call:
         return out[0] if isinstance(out, tuple) else out
 
     def _for(self, rows: int) -> tuple[tuple, dict[str, Any]]:
-        """Repeat the arguments that fold the batch into another axis (BLOOM's ALiBi) for ``rows`` rows."""
+        """Repeat the arguments that are made for a number of rows (BLOOM's ALiBi, XGLM's mask) ``rows`` times."""
 
         def grown(key: int | str, given: Any) -> Any:
             if key not in self.grows:
@@ -238,7 +238,10 @@ def capture(mechanisms: Mechanisms, natural: Natural, start: int) -> Suffix:
     """
     one, shared, first = _suffix_calls(mechanisms, natural, start, 1, {})
     two, _, second = _suffix_calls(mechanisms, natural, start, 2, shared)
-    calls = [_call(alone, doubled) for alone, doubled in zip(one, two, strict=True)]
+    pairs = list(zip(one, two, strict=True))
+    calls = [_call(alone, doubled) for alone, doubled in pairs]
+    if not _broadcasts(mechanisms, natural, start, calls[0], hidden_of(*two[0]), shared):
+        calls = [_call(alone, doubled, broadcast=False) for alone, doubled in pairs]
     wide = torch.promote_types(first.dtype, torch.float32)
     known = natural.streams[-1][:1, start - natural.first :].to(wide)
     misfit = torch.cat([first, second]).to(wide).sub(known).abs().max() / known.abs().max().clamp_min(1e-30)
@@ -255,7 +258,7 @@ def _suffix_calls(
     got: list[tuple[tuple, dict[str, Any]]] = []
     final: list[torch.Tensor] = []
     suffix = natural.ids[:1, start:].repeat(count, 1)
-    rows = Rows(start, torch.zeros(count, dtype=torch.long, device=suffix.device), slice(0, 1), shared=dict(shared))
+    rows = _copies(natural, start, count, shared)
     with hooked() as hooks, torch.no_grad():
         for layer in mechanisms.layers:
             hooks.on_call(layer.module, lambda args, kwargs: got.append((args, kwargs)))
@@ -268,8 +271,37 @@ def _suffix_calls(
     return got, rows.shared, final[0]
 
 
-def _call(one: tuple[tuple, dict[str, Any]], two: tuple[tuple, dict[str, Any]]) -> Call:
-    """Separate the hidden states from the other arguments, and find those that grow with the batch."""
+def _copies(natural: Natural, start: int, count: int, shared: dict[int, bool]) -> Rows:
+    """Return rows that are all the first prompt."""
+    return Rows(
+        start, torch.zeros(count, dtype=torch.long, device=natural.ids.device), slice(0, 1), shared=dict(shared)
+    )
+
+
+def _broadcasts(
+    mechanisms: Mechanisms, natural: Natural, start: int, call: Call, two: torch.Tensor, shared: dict[int, bool]
+) -> bool:
+    """Return whether a layer takes two rows with the arguments of one; some check their mask's shape (XGLM)."""
+    layer = mechanisms.layers[0]
+    try:
+        with torch.no_grad():
+            if natural.cache is None or start == 0:
+                call(layer, two)
+            else:
+                with attending(mechanisms, natural.cache, _copies(natural, start, 2, shared)):
+                    call(layer, two)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError):
+        return False
+    return True
+
+
+def _call(one: tuple[tuple, dict[str, Any]], two: tuple[tuple, dict[str, Any]], *, broadcast: bool = True) -> Call:
+    """Separate the hidden states from the other arguments, and find those that grow with the batch.
+
+    ``broadcast``: whether one row's arguments serve every row.
+    """
     args, kwargs = one
     other, by_name = two[0], None
     if args and isinstance(args[0], torch.Tensor):
@@ -282,14 +314,14 @@ def _call(one: tuple[tuple, dict[str, Any]], two: tuple[tuple, dict[str, Any]]) 
         (index, a, b) for index, (a, b) in enumerate(zip(args, other, strict=True))
     ]
     pairs += [(name, given, two[1][name]) for name, given in kwargs.items()]
-    grows = {key: axis for key, a, b in pairs if (axis := _batch_axis(a, b)) is not None}
+    grows = {key: axis for key, a, b in pairs if (axis := _batch_axis(a, b, broadcast)) is not None}
     return Call(args, kwargs, by_name, grows)
 
 
-def _batch_axis(one: Any, two: Any) -> int | None:
-    """Return the axis into which a tensor argument folds the batch so that one row cannot be broadcast."""
+def _batch_axis(one: Any, two: Any, broadcast: bool) -> int | None:
+    """Return the axis of a tensor argument that holds the batch, if one row's cannot serve them all."""
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
         for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)):
-            if b != a and a != 1:
+            if b != a and (a != 1 or not broadcast):
                 return axis
     return None

@@ -286,7 +286,9 @@ class _Forward:
     def _at_norm(self, output: torch.Tensor) -> torch.Tensor | None:
         """Rewrite the final norm: edges into logits and norm, and the norm's own scale."""
         norm = self.mechanisms.readout.norm
-        z = self.out.values[Node("resid", len(self.mechanisms.layers))]
+        z = self.out.values.get(Node("resid", len(self.mechanisms.layers)))
+        if z is None:
+            return None  # a norm without weights may serve the embeddings as well
         for_norm, own = self._edge_shift(Node("norm")), self._edge_shift(Node("logits"))
         scale = norm.sigma(z if for_norm is None else z + for_norm)
         scale = self._apply(Node("norm"), scale.unsqueeze(-1))

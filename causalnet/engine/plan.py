@@ -8,7 +8,7 @@ stream and is not itself set.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from causalnet.errors import ExpressionError, InputError, UnknownNodeError, explain
 from causalnet.expr.outcomes import Outcome
@@ -342,7 +342,6 @@ def _bucket(
     length, spans = shape.lengths[prompts[0]], shape.span(prompts[0])
     where = f"prompt {prompts[0]}"
     lanes: dict[World, Lane] = {}
-    asked = _heads_asked(worlds)
     readout: dict[World, tuple[Write, ...]] = {}
     for world in worlds:
         grounded = _writes(world, length, spans, where)
@@ -350,10 +349,9 @@ def _bucket(
         trunk = trunk_of(world)
         if trunk and trunk not in lanes:
             writes = tuple(write for write in grounded if not _at_readout(write.site))
-            join = _join(graph, writes, length, asked.get(trunk, frozenset()))
-            lanes[trunk] = Lane(trunk, writes, join, draws_of(trunk, draws))
+            lanes[trunk] = Lane(trunk, writes, 0, draws_of(trunk, draws))
     read = [index for reading in readings for index in _read_columns(reading, length, spans, where)]
-    waves = _waves(lanes, worlds, length)
+    waves = _waves(lanes, worlds, length, graph)
     starts = [start for start, _ in waves]
     written = [column for writes in readout.values() for write in writes for column in write.columns]
     return Bucket(prompts, length, waves, min([*starts, *read, *written, length - 1]), readout)
@@ -381,15 +379,47 @@ def _writes(world: World, length: int, spans: Mapping[str, tuple[int, int]], whe
 
 
 def _waves(
-    lanes: Mapping[World, Lane], worlds: Sequence[World], length: int
+    lanes: Mapping[World, Lane], worlds: Sequence[World], length: int, graph: CausalGraph
 ) -> tuple[tuple[int, tuple[Lane, ...]], ...]:
-    """Group lanes that take values from each other, then by the first position that they write."""
+    """Group lanes that take values from each other, then by the first position at which one of them changes."""
+    asked = _heads_asked(worlds)
+    changes: dict[World, int] = {}
+    for lane in lanes.values():  # inner worlds come before those that read them
+        changes[lane.world] = _first_change(lane.writes, changes, length)
     waves: dict[int, list[Lane]] = {}
     for block in connected(list(lanes.values()), worlds):
-        columns = [column for lane in block for write in lane.writes for column in write.columns]
-        waves.setdefault(min(columns, default=length - 1), []).extend(block)
+        start = min(changes[lane.world] for lane in block)
+        for lane in block:
+            writes = _from(lane.writes, start)
+            join = _join(graph, writes, length, asked.get(lane.world, frozenset()))
+            waves.setdefault(start, []).append(replace(lane, writes=writes, join=join))
     # A stable sort: lanes that join together keep the order of nesting.
     return tuple((start, tuple(sorted(found, key=lambda lane: lane.join))) for start, found in sorted(waves.items()))
+
+
+def _first_change(writes: Sequence[Write], changes: Mapping[World, int], length: int) -> int:
+    """Return the first position at which a lane may differ from the natural world; the last one if nowhere."""
+    found = [length - 1]
+    for write in writes:
+        if isinstance(write.value, Natural):
+            continue
+        inner = trunk_of(write.value.world) if isinstance(write.value, InWorld) else None
+        since = 0 if inner is None else changes.get(inner, length - 1)
+        found += [column for column in write.columns if column >= since][:1]
+    return min(found)
+
+
+def _from(writes: Sequence[Write], start: int) -> tuple[Write, ...]:
+    """Leave out what writes put at positions before ``start``, where nothing differs from the natural world."""
+    found: list[Write] = []
+    for write in writes:
+        places = [place for place, column in enumerate(write.columns) if column >= start]
+        if len(places) == len(write.columns):
+            found.append(write)
+        elif places:
+            columns, offsets = (tuple(each[place] for place in places) for each in (write.columns, write.offsets))
+            found.append(replace(write, columns=columns, offsets=offsets))
+    return tuple(found)
 
 
 def connected(lanes: Sequence[Lane], worlds: Sequence[World]) -> list[list[Lane]]:
@@ -467,9 +497,9 @@ def _sets(writes: Sequence[Write], node: Node) -> tuple[set[int], set[int], set[
 
 
 def _head_columns(writes: Sequence[Write], layer: int) -> set[int]:
-    """Return the columns where heads (or the bias) of a layer are set to anything but all natural."""
+    """Return the columns where a head (or the bias) of a layer is set to anything but its natural value."""
     own = [w for w in writes if w.node.layer == layer and w.node.kind in ("head", "bias") and w.receiver is None]
-    return {column for write in own for column in write.columns}
+    return {column for write in own if not isinstance(write.value, Natural) for column in write.columns}
 
 
 def _edge_columns(writes: Sequence[Write], receiver: Node) -> set[int]:
