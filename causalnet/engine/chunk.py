@@ -1,7 +1,7 @@
 """One chunk of prompts: its natural world, its waves, and what is read in each world."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from causalnet.graph import Node
 from causalnet.model.mechanism import Mechanisms
 
 __all__ = ["Chunk", "Program", "State"]
+
+
+_LOGITS = 1 << 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +80,9 @@ class Chunk:
     state: State
     bucket: Bucket
     natural: Natural
+    worlds0: dict[int, World0] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.worlds0: dict[int, World0] = {}
         span = self.state.inputs.span(self.bucket.prompts[0])
         positions = {reading.outcome.position for reading in self.state.values}
         self.column_of = {where: indices(where, self.bucket.length, span)[0] for where in positions}
@@ -87,8 +90,10 @@ class Chunk:
         self.directs = self._direct_probes()
 
     def part(self, prompts: slice) -> "Chunk":
-        """Return the same for some of its prompts."""
-        return Chunk(self.state, replace(self.bucket, prompts=self.bucket.prompts[prompts]), self.natural.part(prompts))
+        """Return the same for some of its prompts; what the readout needs is not made again."""
+        bucket = replace(self.bucket, prompts=self.bucket.prompts[prompts])
+        worlds0 = {column: world0.part(prompts) for column, world0 in self.worlds0.items()}
+        return Chunk(self.state, bucket, self.natural.part(prompts), worlds0)
 
     # -- the natural world -----------------------------------------------------------------------------
 
@@ -104,7 +109,9 @@ class Chunk:
         readout, inputs = self.state.mechanisms.readout, self.state.inputs
         if inputs.targets is not None:
             return torch.tensor([inputs.targets[prompt] for prompt in self.bucket.prompts], device=stream.device)
-        return readout.precap_logits(stream).argmax(-1)
+        # The unembedding is read once for many prompts, whose logits are kept small.
+        step = max(1, _LOGITS // readout.weight.shape[0])
+        return torch.cat([readout.precap_logits(some).argmax(-1) for some in stream.split(step)])
 
     def read_natural(self) -> None:
         """Read the natural world, and every world that only the readout sets."""

@@ -38,6 +38,11 @@ class World0:
     tokens: Tokens
     cache: dict[tuple, Directions] = field(default_factory=dict)
 
+    def part(self, prompts: slice) -> "World0":
+        """Return the same for some of the prompts, as views."""
+        tokens = Tokens(self.tokens.target[prompts], self.tokens.lookup)
+        return World0(self.stream[prompts], tokens, {key: found.part(prompts) for key, found in self.cache.items()})
+
     def directions(self, readout: Readout, outcome: Outcome) -> Directions:
         """Return the read-out directions of an outcome's tokens."""
         key = outcome.tokens

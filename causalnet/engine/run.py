@@ -1,7 +1,7 @@
 """Run a plan: natural runs, waves, readings; chunk sizes from memory, progress, and receipts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,8 +9,8 @@ import torch
 from causalnet.engine.batching import Naturals, parts, pieces, release, row_budget, rows_per_prompt
 from causalnet.engine.chunk import Chunk, State
 from causalnet.engine.inputs import Inputs, check, check_tokens
-from causalnet.engine.natural import Natural, Suffix, capture
-from causalnet.engine.plan import Bucket, Lane, Plan, Reading, connected
+from causalnet.engine.natural import Suffix, capture
+from causalnet.engine.plan import Lane, Plan, Reading, connected
 from causalnet.engine.sources import build_sources
 from causalnet.errors import NonFiniteError, OutOfMemory
 from causalnet.model.mechanism import Mechanisms
@@ -93,8 +93,10 @@ def run(
         done, total = 0, max(plan.rows, 1)
         budget = row_budget(mechanisms, memory)
         for block, natural in naturals.each():
+            whole = Chunk(state, block, natural)
+            whole.world0(block.length - 1)
             for part in parts(block, budget):
-                _run_part(state, block, natural, part, budget)
+                _run_part(whole, part, budget)
                 done += len(range(part.start, part.stop)) * rows_per_prompt(block)
                 if progress is not None:
                     progress(done, total)
@@ -104,9 +106,10 @@ def run(
     return Trace(plan, state.values, state.targets)
 
 
-def _run_part(state: State, block: Bucket, natural: Natural, part: slice, budget: int) -> None:
+def _run_part(whole: Chunk, part: slice, budget: int) -> None:
     """Run every wave of some prompts of a block."""
-    base = Chunk(state, replace(block, prompts=block.prompts[part]), natural.part(part))
+    state, block, natural = whole.state, whole.bucket, whole.natural
+    base = whole.part(part)
     base.read_natural()
     for start, lanes in block.waves:
         begin = start if natural.cache is not None else 0

@@ -66,6 +66,10 @@ class Directions:
         out = torch.einsum("r...d,rd->r...", wide, self.raw)
         return out + self.offset.view(-1, *(1,) * (out.dim() - 1))
 
+    def part(self, rows: slice) -> "Directions":
+        """Return the directions of some of the rows, as views."""
+        return Directions(self.weight[rows], self.constant[rows], self.raw[rows], self.offset[rows])
+
     def direct(self, contribution: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """Return the direct effect of contributions [row, ..., d_model] at scale sigma [row, ...]."""
         wide = contribution.to(self.weight.dtype)

@@ -24,7 +24,8 @@ from causalnet.engine.run import run
 from causalnet.expr.refs import Component
 from causalnet.model.check import tolerance_of
 from causalnet.model.compile import compile_model
-from causalnet.model.shrink import build, randomise, small_copy
+from causalnet.model.shrink import build, randomise
+from causalnet.model.small import small_model
 
 __all__ = ["CONFIGS", "inputs_for", "random_ids", "reference", "run", "small", "tiny", "tolerance", "wide"]
 
@@ -78,13 +79,11 @@ def wide(dtype, device):
 
 @cache
 def small(model_type):
-    """Return a small copy of a family, as its own config has it."""
-    config = AutoConfig.for_model(model_type)
-    config._experts_implementation = "eager"
-    for name in ("mamba_chunk_size", "chunk_size"):
-        if isinstance(getattr(config, name, None), int):
-            setattr(config, name, 4)  # state-space mixers pad to whole chunks
-    hf = small_copy(None, config, dtype=torch.float64)
+    """Return a small random copy of a family."""
+    # XGLM's masks do not know float64.
+    dtype = torch.float32 if model_type == "xglm" else torch.float64
+    chunks = {"mamba_chunk_size": 4} if hasattr(AutoConfig.for_model(model_type), "mamba_chunk_size") else {}
+    hf = small_model(model_type, dtype=dtype, **chunks)  # state-space mixers pad to whole chunks
     hf.config._experts_implementation = "eager"
     return compile_model(hf, name=model_type)
 
