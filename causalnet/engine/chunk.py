@@ -11,7 +11,8 @@ from causalnet.engine.natural import Natural, Suffix, head_contribution
 from causalnet.engine.plan import Bucket, Lane, Plan, Reading, Write, draws_of, needs, trunk_of
 from causalnet.engine.readings import Tokens, World0, read
 from causalnet.engine.sources import Sources, value_at
-from causalnet.engine.wave import Watch, Wave
+from causalnet.engine.watch import Watch
+from causalnet.engine.wave import Wave
 from causalnet.expr.positions import indices
 from causalnet.expr.values import InWorld
 from causalnet.expr.values import Natural as NaturalValue

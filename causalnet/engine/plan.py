@@ -8,178 +8,17 @@ stream and is not itself set.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+from causalnet.engine.joining import at_readout, first_change, heads_asked, join, since, trunk_of
+from causalnet.engine.planned import Bucket, Lane, Plan, Reading, Shape, Write
 from causalnet.errors import ExpressionError, InputError, UnknownNodeError, explain
-from causalnet.expr.outcomes import Outcome
 from causalnet.expr.positions import Span, indices
-from causalnet.expr.values import InWorld, Natural, Noise, Resample, SiteValue
+from causalnet.expr.values import InWorld, Noise, Resample, SiteValue
 from causalnet.expr.world import NATURAL_WORLD, Site, World, ground
 from causalnet.graph import CausalGraph, Node
 
 __all__ = ["Bucket", "Lane", "Plan", "Reading", "Shape", "Write", "connected", "draws_of", "needs", "plan", "trunk_of"]
-
-_READOUT = ("norm", "logits")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the planner needs to know of the prompts: lengths and token ranges of named spans."""
-
-    lengths: tuple[int, ...]
-    spans: tuple[Mapping[str, tuple[int, int]], ...] = ()
-
-    def span(self, prompt: int) -> Mapping[str, tuple[int, int]]:
-        """Return the named spans of one prompt."""
-        return self.spans[prompt] if self.spans else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One outcome read in one world; ``nodes`` are what a ``direct(…)`` outcome adds up."""
-
-    world: World
-    outcome: Outcome
-    nodes: tuple[Node, ...] = ()
-
-    def __str__(self) -> str:
-        return f"E[{self.outcome} | {self.world}]" if self.world else f"E[{self.outcome}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One write of a lane, resolved to token indices.
-
-    ``offsets`` are the places of ``columns`` within the site's own positions: a write at every position
-    that is overridden at one of them keeps the others.
-    """
-
-    site: Site
-    value: SiteValue
-    columns: tuple[int, ...]
-    offsets: tuple[int, ...]
-
-    @property
-    def node(self) -> Node:
-        """The node that is set, or the sender of the edge that is set."""
-        return self.site.node
-
-    @property
-    def receiver(self) -> Node | None:
-        """The receiver of an edge write."""
-        return self.site.receiver
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """One trunk world in one bucket.
-
-    Parameters
-    ----------
-    world
-        The trunk world: no writes that touch only the readout.
-    writes
-        Its writes, in order of computation.
-    join
-        ``2·l``: joins before layer l; ``2·l + 1``: joins after the attention of layer l;
-        ``2·layers``: nothing has to be computed.
-    draws
-        Number of draws (donors, noise) that each prompt has here.
-    """
-
-    world: World
-    writes: tuple[Write, ...]
-    join: int
-    draws: int
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Prompts of one length (and equal span positions), and the waves that they run.
-
-    ``waves`` pairs the first recomputed position with the lanes that start there, sorted by ``join``.
-    """
-
-    prompts: tuple[int, ...]
-    length: int
-    waves: tuple[tuple[int, tuple[Lane, ...]], ...]
-    first: int
-    readout: Mapping[World, tuple[Write, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be run.  ``print(plan)`` explains it.
-
-    Attributes
-    ----------
-    graph, worlds, readings
-        What was asked; ``worlds[0]`` is the natural world.
-    buckets
-        The computation.
-    draws
-        Donors (or noise draws) of each prompt.
-    """
-
-    graph: CausalGraph
-    worlds: tuple[World, ...]
-    readings: tuple[Reading, ...]
-    shape: Shape
-    buckets: tuple[Bucket, ...]
-    draws: int
-
-    @property
-    def rows(self) -> int:
-        """Number of counterfactual rows (prompt × world × draw) that are computed or added up."""
-        return sum(len(b.prompts) * lane.draws for b in self.buckets for _, lanes in b.waves for lane in lanes)
-
-    @property
-    def tokens(self) -> int:
-        """Token-layers that the rows compute."""
-        layers = self.graph.layers
-        return (
-            sum(
-                len(bucket.prompts) * lane.draws * (bucket.length - start) * (2 * layers - lane.join)
-                for bucket in self.buckets
-                for start, lanes in bucket.waves
-                for lane in lanes
-            )
-            // 2
-        )
-
-    @property
-    def full_tokens(self) -> int:
-        """Token-layers that one full forward per row would compute."""
-        layers = self.graph.layers
-        return sum(
-            len(bucket.prompts) * lane.draws * bucket.length * layers
-            for bucket in self.buckets
-            for _, lanes in bucket.waves
-            for lane in lanes
-        )
-
-    @property
-    def share(self) -> float:
-        """Share of the full forwards' tokens that is computed."""
-        return self.tokens / self.full_tokens if self.full_tokens else 0.0
-
-    def __str__(self) -> str:
-        lines = [
-            f"{len(self.shape.lengths)} prompts in {len(self.buckets)} buckets of one length; "
-            f"{len(self.worlds)} worlds, {len(self.readings)} readings, {self.draws} draws",
-            f"{self.rows} rows; {self.tokens} token-layers instead of {self.full_tokens} "
-            f"({100 * self.share:.1f} % of one full forward per row)",
-        ]
-        for bucket in self.buckets[:8]:
-            for start, lanes in bucket.waves:
-                joins = [lane.join for lane in lanes]
-                lines.append(
-                    f"  length {bucket.length}, {len(bucket.prompts)} prompts: {len(lanes)} lanes "
-                    f"from position {start} on, joining between layers {min(joins) // 2} and {max(joins) // 2}"
-                )
-        if len(self.buckets) > 8:
-            lines.append(f"  … and {len(self.buckets) - 8} more buckets")
-        return "\n".join(lines)
 
 
 def plan(
@@ -227,11 +66,6 @@ def plan(
     return Plan(graph, ordered, tuple(readings), shape, buckets, draws)
 
 
-def trunk_of(world: World) -> World:
-    """Return the world without the writes that touch only the readout."""
-    return World(tuple((site, value) for site, value in world.writes if not _at_readout(site)))
-
-
 def needs(world: World) -> tuple[World, ...]:
     """Return the trunk worlds that a world is made of: its own, and those that it takes values from."""
     own = trunk_of(world)
@@ -249,11 +83,6 @@ def draws_of(world: World, draws: int) -> int:
         if isinstance(value, InWorld) and draws_of(value.world, draws) > 1:
             return draws
     return 1
-
-
-def _at_readout(site: Site) -> bool:
-    where = site.node if site.receiver is None else site.receiver
-    return where.kind in _READOUT
 
 
 def _nested_first(worlds: Sequence[World]) -> tuple[World, ...]:
@@ -345,10 +174,10 @@ def _bucket(
     readout: dict[World, tuple[Write, ...]] = {}
     for world in worlds:
         grounded = _writes(world, length, spans, where)
-        readout[world] = tuple(write for write in grounded if _at_readout(write.site))
+        readout[world] = tuple(write for write in grounded if at_readout(write.site))
         trunk = trunk_of(world)
         if trunk and trunk not in lanes:
-            writes = tuple(write for write in grounded if not _at_readout(write.site))
+            writes = tuple(write for write in grounded if not at_readout(write.site))
             lanes[trunk] = Lane(trunk, writes, 0, draws_of(trunk, draws))
     read = [index for reading in readings for index in _read_columns(reading, length, spans, where)]
     waves = _waves(lanes, worlds, length, graph)
@@ -382,44 +211,19 @@ def _waves(
     lanes: Mapping[World, Lane], worlds: Sequence[World], length: int, graph: CausalGraph
 ) -> tuple[tuple[int, tuple[Lane, ...]], ...]:
     """Group lanes that take values from each other, then by the first position at which one of them changes."""
-    asked = _heads_asked(worlds)
+    asked = heads_asked(worlds)
     changes: dict[World, int] = {}
     for lane in lanes.values():  # inner worlds come before those that read them
-        changes[lane.world] = _first_change(lane.writes, changes, length)
+        changes[lane.world] = first_change(lane.writes, changes, length)
     waves: dict[int, list[Lane]] = {}
     for block in connected(list(lanes.values()), worlds):
         start = min(changes[lane.world] for lane in block)
         for lane in block:
-            writes = _from(lane.writes, start)
-            join = _join(graph, writes, length, asked.get(lane.world, frozenset()))
-            waves.setdefault(start, []).append(replace(lane, writes=writes, join=join))
+            writes = since(lane.writes, start)
+            place = join(graph, writes, length, asked.get(lane.world, frozenset()))
+            waves.setdefault(start, []).append(replace(lane, writes=writes, join=place))
     # A stable sort: lanes that join together keep the order of nesting.
     return tuple((start, tuple(sorted(found, key=lambda lane: lane.join))) for start, found in sorted(waves.items()))
-
-
-def _first_change(writes: Sequence[Write], changes: Mapping[World, int], length: int) -> int:
-    """Return the first position at which a lane may differ from the natural world; the last one if nowhere."""
-    found = [length - 1]
-    for write in writes:
-        if isinstance(write.value, Natural):
-            continue
-        inner = trunk_of(write.value.world) if isinstance(write.value, InWorld) else None
-        since = 0 if inner is None else changes.get(inner, length - 1)
-        found += [column for column in write.columns if column >= since][:1]
-    return min(found)
-
-
-def _from(writes: Sequence[Write], start: int) -> tuple[Write, ...]:
-    """Leave out what writes put at positions before ``start``, where nothing differs from the natural world."""
-    found: list[Write] = []
-    for write in writes:
-        places = [place for place, column in enumerate(write.columns) if column >= start]
-        if len(places) == len(write.columns):
-            found.append(write)
-        elif places:
-            columns, offsets = (tuple(each[place] for place in places) for each in (write.columns, write.offsets))
-            found.append(replace(write, columns=columns, offsets=offsets))
-    return tuple(found)
 
 
 def connected(lanes: Sequence[Lane], worlds: Sequence[World]) -> list[list[Lane]]:
@@ -434,83 +238,3 @@ def connected(lanes: Sequence[Lane], worlds: Sequence[World]) -> list[list[Lane]
     for lane in lanes:
         blocks.setdefault(group[lane.world], []).append(lane)
     return list(blocks.values())
-
-
-def _heads_asked(worlds: Sequence[World]) -> Mapping[World, frozenset[int]]:
-    """Return, for each trunk world, the layers whose heads another world takes from it."""
-    found: dict[World, set[int]] = {}
-    for world in worlds:
-        for site, value in world.writes:
-            if isinstance(value, InWorld) and site.node.kind == "head" and site.node.layer is not None:
-                found.setdefault(trunk_of(value.world), set()).add(site.node.layer)
-    return {world: frozenset(layers) for world, layers in found.items()}
-
-
-def _join(graph: CausalGraph, writes: Sequence[Write], length: int, asked: frozenset[int] = frozenset()) -> int:
-    """Return the first place where a mechanism reads a changed stream and is not itself set there.
-
-    Soft values need the mechanism's own value only where it would have changed; elsewhere they are
-    functions of the natural value.  In the layers ``asked`` the attention runs wherever it reads a change,
-    even where it is set: its heads are read.
-    """
-    changed: set[int] = set()
-    for block in graph.blocks:
-        layer = block.layer
-        changed = _enter(writes, layer, changed)
-        attn_hard, attn_new, attn_open = _sets(writes, Node("attn", layer))
-        heads = _head_columns(writes, layer)
-        reads = set(range(min(changed), length)) if changed else set()
-        # Edges into a mechanism are written where it reads, so it has to run even if it is set as well.
-        hidden = attn_hard if layer not in asked else frozenset()
-        if (reads | heads) - hidden or (reads | heads) & attn_open or _edge_columns(writes, Node("attn", layer)):
-            return 2 * layer
-        before_mlp = changed if block.parallel else changed | attn_new
-        mlp_hard, mlp_new, mlp_open = _sets(writes, Node("mlp", layer))
-        if before_mlp - mlp_hard or before_mlp & mlp_open or _edge_columns(writes, Node("mlp", layer)):
-            return 2 * layer + 1
-        changed = changed | attn_new | mlp_new
-    return 2 * graph.layers
-
-
-def _enter(writes: Sequence[Write], layer: int, changed: set[int]) -> set[int]:
-    """Return the columns that differ from the natural stream where layer ``layer`` is entered."""
-    for write in writes:
-        if write.receiver is not None:
-            continue
-        if write.node == Node("resid", layer) or (layer == 0 and write.node.kind == "embed"):
-            columns = set(write.columns)
-            changed = changed - columns if isinstance(write.value, Natural) else changed | columns
-    return changed
-
-
-def _sets(writes: Sequence[Write], node: Node) -> tuple[set[int], set[int], set[int]]:
-    """Return the columns of a node that are set hard, that change by being set, and that are set softly."""
-    hard: set[int] = set()
-    new: set[int] = set()
-    soft: set[int] = set()
-    for write in writes:
-        if write.node == node and write.receiver is None:
-            (hard if write.value.hard else soft).update(write.columns)
-            if not isinstance(write.value, Natural):
-                new.update(write.columns)
-    return hard | soft, new, soft
-
-
-def _head_columns(writes: Sequence[Write], layer: int) -> set[int]:
-    """Return the columns where a head (or the bias) of a layer is set to anything but its natural value."""
-    own = [w for w in writes if w.node.layer == layer and w.node.kind in ("head", "bias") and w.receiver is None]
-    return {column for write in own if not isinstance(write.value, Natural) for column in write.columns}
-
-
-def _edge_columns(writes: Sequence[Write], receiver: Node) -> set[int]:
-    return {
-        column
-        for write in writes
-        if write.receiver is not None and _reader(write.receiver) == receiver
-        for column in write.columns
-    }
-
-
-def _reader(node: Node) -> Node:
-    """Return the mechanism that reads for a node: heads read as part of their attention."""
-    return Node("attn", node.layer) if node.kind in ("head", "bias") else node

@@ -33,8 +33,10 @@ class Bank:
 
 
 def value_at(mechanisms: Mechanisms, natural: Natural, node: Node, columns: Sequence[int]) -> torch.Tensor:
-    """Return a node's natural value [prompt, column, width] in one bucket."""
-    at = [column - natural.first for column in columns]
+    """Return a node's natural value [prompt, column, width] in one bucket; a range of columns as a view."""
+    at: list[int] | slice = [column - natural.first for column in columns]
+    if isinstance(columns, range):
+        at = slice(columns.start - natural.first, columns.stop - natural.first)
     if node.kind == "embed":
         return natural.streams[0][:, at]
     if node.kind == "resid":
