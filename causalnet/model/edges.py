@@ -126,11 +126,16 @@ def _layer_node(mechanisms: Mechanisms, node: Node) -> Node:
 
 
 def _noise(natural: Natural, source: Node, attempt: int) -> torch.Tensor:
-    """Return a change of a contribution [prompt, position, d_model], as large as the stream."""
+    """Return a change of a contribution [prompt, position, d_model], as large as the largest of the streams.
+
+    In a trained model the stream grows with depth, and what is small beside it moves the final norm by less than
+    low precision rounds.
+    """
     generator = torch.Generator().manual_seed(7919 * attempt + 31 * (source.layer or 0) + (source.kind == "mlp"))
     stream = natural.streams[0]
     noise = torch.randn(stream.shape, generator=generator, dtype=torch.float64).to(stream)
-    return noise * stream.to(torch.float32).square().mean().sqrt().to(stream)
+    size = max(float(each.to(torch.float32).square().mean().sqrt()) for each in natural.streams)
+    return noise * size
 
 
 def _by_edges(mechanisms: Mechanisms, natural: Natural, source: Node, tolerance: float) -> dict[Node, float]:
