@@ -9,7 +9,7 @@ PEERS ?= .venv-peers
 PEERS_IN_TEST ?= 1
 OUT ?= runs/demo
 
-.PHONY: setup demo test lint test-peers test-gpu graphs bench clean
+.PHONY: setup demo test lint test-peers test-gpu docs graphs bench clean
 
 setup: $(VENV)/.ready
 
@@ -53,6 +53,10 @@ bench: setup
 	-$(MAKE) $(PEERS)/.ready
 	$(BIN)/python benchmarks/sweep.py --peers $(PEERS)/bin/python --write
 	$(BIN)/python benchmarks/paper.py --write
+
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "documentation: build/docs/index.html"
 
 graphs: setup
 	$(BIN)/python graphs/build.py

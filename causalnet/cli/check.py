@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from causalnet.model.check import CheckReport, Misfit
     from causalnet.model.edges import EdgeReport, TestedEdge
     from causalnet.model.mechanism import Mechanisms
+    from causalnet.testing.report import LawReport
 
 __all__ = ["register"]
 
@@ -25,6 +26,10 @@ that each mechanism reads what the graph says and nothing besides (read points),
 are the sum of direct effects and constants (readout closure).  One line per closure: its worst layer, the
 relative misfit there, the tolerance that the dtype explains, and whether it holds.
 
+With --laws the laws of structural causal models are tried on it as well: what is no descendant of an intervention
+keeps its value, every edge carries, total effects split into their parts, and so on.  One line per law: its cases,
+the worst residual, and whether it holds; of one that fails the smallest case that was found, as a do-expression.
+
 MODEL is a checkpoint folder or a hub name; no tokenizer is needed.  Exit status 1: something fails.
 
 Examples:
@@ -32,6 +37,7 @@ Examples:
 \b
   causalnet check path/to/checkpoint
   causalnet check openai-community/gpt2 --edges
+  causalnet check path/to/checkpoint --laws --cases 50
   causalnet check path/to/checkpoint --dtype float64 --json
 """
 
@@ -46,6 +52,9 @@ def check(
     edges: Annotated[
         bool, typer.Option("--edges", help="Also test every edge of the layer graph, and every absent one.")
     ] = False,
+    laws: Annotated[bool, typer.Option("--laws", help="Also try the laws of structural causal models.")] = False,
+    cases: Annotated[int, typer.Option(help="With --laws: cases per law.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="With --laws: seed of the cases.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, …")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, float16 or auto.")] = "float32",
@@ -58,17 +67,30 @@ def check(
     silence_libraries()
     mechanisms, report = _measured(load_model(model, dtype=dtype, device=device), model_name(model))
     tested = check_edges(mechanisms) if edges else None
+    tried = _laws(mechanisms, cases, seed) if laws else None
     if as_json:
-        print(json.dumps(_object(mechanisms, report, tested), ensure_ascii=False, allow_nan=False))
+        found = _object(mechanisms, report, tested, tried)
+        print(json.dumps(found, ensure_ascii=False, allow_nan=False))
     else:
         _show(mechanisms, report, tested)
+        if tried is not None:
+            print("\n".join(tried.lines()))
     failed = [report.misfit] if not report.holds else []
     if tested is not None and not tested.holds:
         failed.append(
             f"{mechanisms.name}: {len(tested.failed)} of {len(tested.rows)} pairs of nodes are not as the graph says"
         )
+    if tried is not None and not tried.holds:
+        names = ", ".join(row.law.name for row in tried.failed)
+        failed.append(f"{mechanisms.name}: {len(tried.failed)} of {len(tried.rows)} laws fail: {names}")
     if failed:
         raise typer.Exit(complain("; ".join(failed), 1))
+
+
+def _laws(mechanisms: "Mechanisms", cases: int, seed: int) -> "LawReport":
+    from causalnet.testing.report import check_laws
+
+    return check_laws(mechanisms, cases=cases, seed=seed)
 
 
 def _measured(hf: Any, name: str) -> "tuple[Mechanisms, CheckReport]":
@@ -153,7 +175,9 @@ def _edge_rows(tested: "EdgeReport") -> list[tuple[str, ...]]:
     return rows
 
 
-def _object(mechanisms: "Mechanisms", report: "CheckReport", tested: "EdgeReport | None") -> dict[str, Any]:
+def _object(
+    mechanisms: "Mechanisms", report: "CheckReport", tested: "EdgeReport | None", tried: "LawReport | None"
+) -> dict[str, Any]:
     """Return everything that was measured; what is no number is null."""
     found: dict[str, Any] = {
         "model": mechanisms.name,
@@ -164,7 +188,7 @@ def _object(mechanisms: "Mechanisms", report: "CheckReport", tested: "EdgeReport
         "edges": mechanisms.graph.number_of_edges,
         "dtype": str(mechanisms.dtype).removeprefix("torch."),
         "device": str(mechanisms.device),
-        "holds": report.holds and (tested is None or tested.holds),
+        "holds": report.holds and (tested is None or tested.holds) and (tried is None or tried.holds),
         "closures": [_misfit(row) | {"what": _what(row)} for row in report.summary],
         "rows": [_misfit(row) for row in report.rows],
     }
@@ -183,6 +207,8 @@ def _object(mechanisms: "Mechanisms", report: "CheckReport", tested: "EdgeReport
                 for row in tested.failed
             ],
         }
+    if tried is not None:
+        found["laws"] = tried.as_dict()["laws"]
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from causalnet.cli import check, do, graph, hydra
+from causalnet.cli import check, do, graph, hydra, report
 from causalnet.cli.console import complain, warnings_as_lines
 from causalnet.cli.process import stoppable
 from causalnet.errors import CausalnetError
@@ -35,6 +35,7 @@ check.register(app)
 do.register(app)
 graph.register(app)
 hydra.register(app)
+report.register(app)
 
 _BAD_INPUT, _INTERRUPTED, _NOBODY_READS = 2, 130, 141
 

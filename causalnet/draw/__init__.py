@@ -7,14 +7,18 @@ from causalnet.draw.compensation import best_layer, ce_vs_direct, compare, coupl
 from causalnet.draw.layers import draw
 from causalnet.draw.plots import drop_vs_direct, example, impact, waterfall
 from causalnet.draw.render import Drawing, GraphvizMissingError
-from causalnet.draw.report import Arm, read_run, report
+from causalnet.draw.report import Arm, Run, Variant, read_run, report
+from causalnet.draw.responses import by_responder_kind, explained, variants
 from causalnet.draw.style import save
 
 __all__ = [
     "Arm",
     "Drawing",
     "GraphvizMissingError",
+    "Run",
+    "Variant",
     "best_layer",
+    "by_responder_kind",
     "ce_vs_direct",
     "compare",
     "coupling",
@@ -22,10 +26,12 @@ __all__ = [
     "draw",
     "drop_vs_direct",
     "example",
+    "explained",
     "impact",
     "read_run",
     "report",
     "save",
     "slopes",
+    "variants",
     "waterfall",
 ]

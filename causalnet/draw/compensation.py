@@ -5,9 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from causalnet.draw.palette import INK, PAPER, signed
+from causalnet.draw.palette import INK, MUTED, PAPER, signed
 from causalnet.draw.plots import KINDS, depth_bar, depth_of, diagonal, layer_axis, points, present, zero_line
-from causalnet.draw.style import caption, depth_map, drawable, kind_style, legend, panels, signed_map, styled
+from causalnet.draw.style import (
+    ARMS,
+    caption,
+    depth_map,
+    drawable,
+    kind_style,
+    legend,
+    panels,
+    signed_map,
+    slope_scale,
+    styled,
+)
 from causalnet.draw.sweep import Array, Sweep, as_sweep, by_name, interval
 from causalnet.effects.statistics import regression
 from causalnet.errors import InputError
@@ -20,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["best_layer", "ce_vs_direct", "compare", "coupling", "donor_convergence", "slopes"]
 
 _TITLES = {"attn": "Attention ablated", "mlp": "MLP ablated"}
-_ARMS = (("#6257d1", "o"), ("#c17c00", "s"), ("#00838f", "D"), ("#c1273f", "^"))
 
 
 @styled
@@ -176,7 +186,7 @@ def slopes(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None = None)
         _whiskers(axes[0], depth, bars, look["color"])
         axes[0].plot(depth, fits[:, 0], linewidth=1.2, **look)
         axes[1].plot(depth, fits[:, 2], linewidth=1.2, **look)
-    beyond = _slope_scale(axes[0])
+    beyond = slope_scale(axes[0])
     zero_line(axes[0])
     for axis, title, label in zip(axes, ("Slope", "R²"), ("slope of CE on direct effect", "R²"), strict=True):
         layer_axis(axis, sweep.layers)
@@ -198,31 +208,9 @@ def _whiskers(axis: "Axes", x: Array, bars: list[Any], colour: str) -> None:
             axis.vlines(place, float(pair[0]), float(pair[1]), color=colour, linewidth=2.2, alpha=0.6)
 
 
-def _slope_scale(axis: "Axes") -> str:
-    """Make the axis logarithmic beyond ±1 where early layers, which have almost no direct effect, have huge slopes.
-
-    Returns what the caption then says.
-    """
-    low, high = axis.get_ylim()
-    if max(-low, high) <= 3:
-        return ""
-    axis.set_yscale("symlog", linthresh=1.0, linscale=1.5)
-    scale = axis.yaxis.get_transform()
-    bottom, top = scale.transform([low, high])
-    room = 0.04 * (top - bottom)
-    axis.set_ylim(*scale.inverted().transform([bottom - room, top + room]).tolist())
-    steps = [0.0, 0.5, 1.0, *(base * 10.0**power for power in range(7) for base in (2, 5, 10))]
-    ticks = sorted({sign * step + 0.0 for step in steps for sign in (-1, 1) if low <= sign * step <= high})
-    if len(ticks) > 11:
-        ticks = [tick for tick in ticks if abs(tick) in (0.0, 0.5) or np.log10(abs(tick)) % 1 == 0]
-    axis.set_yticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
-    axis.minorticks_off()
-    return " The axis is logarithmic beyond ±1."
-
-
 @styled
-def coupling(data: "xr.Dataset | Sweep") -> "Axes":
-    """Plot who responds to whom: mean ΔDE of every responder under every ablation.
+def coupling(data: "xr.Dataset | Sweep") -> "list[Axes]":
+    """Plot who responds to whom: mean ΔDE of every responder under every ablation, and how many carry it.
 
     Parameters
     ----------
@@ -231,15 +219,16 @@ def coupling(data: "xr.Dataset | Sweep") -> "Axes":
 
     Returns
     -------
-    Axes
-        Rows are ablated nodes, columns responders, both in order of computation; grey: cannot respond.
+    list of Axes
+        The map (rows are ablated nodes, columns responders, both in order of computation; grey: cannot respond)
+        and each row's participation ratio, (Σ|ΔDE|)² / ΣΔDE², 1 where a single responder carries all.
     """
     sweep = as_sweep(data)
     rows = sorted(range(len(sweep.nodes)), key=lambda one: sweep.nodes[one].sort_key)
     columns = sorted(range(len(sweep.responders)), key=lambda one: sweep.responders[one].sort_key)
     values = np.ma.masked_equal(sweep.coupling[np.ix_(rows, columns)], 0.0)
     side = float(np.clip(0.2 * len(rows) + 1.8, 4.2, 8.2))
-    axis = panels(width=side + 1.9, height=side)[0]
+    axis, ratio = panels(2, width=side + 3.6, height=side, sharey=True, width_ratios=[side, 1.3])
     largest = float(np.abs(values).max()) if values.count() else 1.0
     colours = signed_map().with_extremes(bad=("#8b949e", 0.28))
     image = axis.imshow(values, cmap=colours, vmin=-largest, vmax=largest, interpolation="nearest", aspect="auto")
@@ -254,10 +243,22 @@ def coupling(data: "xr.Dataset | Sweep") -> "Axes":
     axis.set_ylabel("ablated")
     axis.set_xlabel("responder")
     axis.set_title("Who responds: mean ΔDE")
-    bar = axis.figure.colorbar(image, ax=axis, label="ΔDE (logits); blue rises, orange falls", pad=0.01, aspect=28)
+    ratio.barh(range(len(rows)), _carriers(sweep.coupling[rows]), color=MUTED, height=0.7)
+    ratio.tick_params(axis="y", labelleft=False, length=0)
+    ratio.grid(axis="y", visible=False)
+    ratio.set_xlabel("participation ratio\n(responders)")
+    bar = axis.figure.colorbar(image, ax=[axis, ratio], label="ΔDE (logits); blue rises, orange falls", pad=0.01,
+                               aspect=28)  # fmt: skip
     bar.outline.set_visible(False)  # type: ignore[operator]
-    caption(axis.figure, f"{sweep.caption}. Grey: not downstream of the ablated node.", int(side * 15))
-    return axis
+    caption(axis.figure, f"{sweep.caption}. Grey: not downstream of the ablated node. Participation ratio: "
+            "(Σ|ΔDE|)² / ΣΔDE², about how many responders carry the response.", int(side * 17))  # fmt: skip
+    return [axis, ratio]
+
+
+def _carriers(change: Array) -> Array:
+    """Return each row's participation ratio, 0 where nothing responds."""
+    total, square = np.abs(change).sum(axis=-1), (change**2).sum(axis=-1)
+    return np.divide(total**2, square, out=np.zeros_like(square), where=square > 0)
 
 
 @styled
@@ -290,7 +291,7 @@ def donor_convergence(data: "xr.Dataset | Sweep", node: Node | str | None = None
     counts = np.arange(1, sweep.donors + 1)
     running = {name: _running(sweep.data[name].isel(node=place)) for name in ("te", "de", "ce", "norm")}
     axes = panels(2, width=9.2, height=3.5)
-    for (name, values), colour in zip(running.items(), (INK, *(arm[0] for arm in _ARMS)), strict=False):
+    for (name, values), colour in zip(running.items(), (INK, *(arm[0] for arm in ARMS)), strict=False):
         mean, half = interval(values)
         axes[0].plot(counts, mean, color=colour, marker=".", label=name.upper())
         axes[0].fill_between(counts, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
@@ -339,11 +340,11 @@ def compare(summaries: Mapping[str, Mapping[str, Any]]) -> "list[Axes]":
     InputError
         If there are fewer than two models, or more than can be told apart.
     """
-    if not 2 <= len(summaries) <= len(_ARMS):
-        raise InputError(f"{len(summaries)} models were given; a comparison shows 2 to {len(_ARMS)}")
+    if not 2 <= len(summaries) <= len(ARMS):
+        raise InputError(f"{len(summaries)} models were given; a comparison shows 2 to {len(ARMS)}")
     axes = panels(2, width=9.2, height=3.6, sharey=True)
     deepest = 1
-    for arm, ((name, summary), (colour, marker)) in enumerate(zip(summaries.items(), _ARMS, strict=False)):
+    for arm, ((name, summary), (colour, marker)) in enumerate(zip(summaries.items(), ARMS, strict=False)):
         offset = (arm - (len(summaries) - 1) / 2) * 0.18
         for axis, kind in zip(axes, KINDS, strict=True):
             rows = [(Node.parse(key), row) for key, row in by_name(summary).items()]
@@ -355,7 +356,7 @@ def compare(summaries: Mapping[str, Mapping[str, Any]]) -> "list[Axes]":
             _whiskers(axis, depth + offset, [row.get("slope_ci") for _, row in rows], colour)
             axis.plot(depth + offset, [row["slope"] for _, row in rows], color=colour, marker=marker, linewidth=1.1,
                       label=drawable(name, 40))  # fmt: skip
-    beyond = _slope_scale(axes[0])
+    beyond = slope_scale(axes[0])
     for axis, kind in zip(axes, KINDS, strict=True):
         zero_line(axis)
         layer_axis(axis, deepest)

@@ -1,21 +1,21 @@
 """What a drawing of a graph shows of a result: one number per box, and the strongest compensation."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from causalnet.draw.sweep import Sweep, as_sweep
-from causalnet.errors import InputError, UnknownNodeError, explain
-from causalnet.graph.node import Node
+from causalnet.errors import GraphError, InputError, UnknownNodeError, explain
+from causalnet.graph.node import Edge, Node
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from causalnet.graph import CausalGraph
 
-__all__ = ["Box", "Facts", "box_of", "gather"]
+__all__ = ["Box", "Facts", "along", "box_of", "gather"]
 
 Box = tuple[str, int]
 _RESPONDS = 0.05
@@ -45,6 +45,8 @@ class Facts:
         Means of the ablated node's effects.
     caption
         Over how many prompts and donors the means were taken.
+    paths
+        Whether ``flows`` are path effects instead of compensation.
     """
 
     clean: dict[Box, float] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Facts:
     de: float | None = None
     norm: float | None = None
     caption: str = ""
+    paths: bool = False
 
     @property
     def ablated(self) -> Box | None:
@@ -113,6 +116,25 @@ def gather(
     found = [(box, *one) for one in delta.items()] if box else []
     te, de, norm = (float(values[:, place].mean()) for values in (sweep.te, sweep.de, sweep.norm))
     return Facts(clean, heads, delta, _strongest(found, flows), ablated, cut, reached, te, de, norm, sweep.caption)
+
+
+def along(graph: "CausalGraph", facts: Facts, effects: "Mapping[Edge | str, float]", count: int) -> Facts:
+    """Show effects along edges of the graph in place of compensation.
+
+    Raises
+    ------
+    GraphError
+        If an edge is not one of the graph's.
+    """
+    total: dict[tuple[Box, Box], float] = {}
+    for name, value in effects.items():
+        edge = Edge.parse(name) if isinstance(name, str) else name
+        if not graph.has_edge(edge.source, edge.target):
+            raise GraphError(f"{edge} is not an edge of the graph")
+        ends = box_of(edge.source), box_of(edge.target)
+        if ends[0] is not None and ends[1] is not None:
+            total[ends[0], ends[1]] = total.get((ends[0], ends[1]), 0.0) + float(value)
+    return replace(facts, flows=_strongest([(*ends, value) for ends, value in total.items()], count), paths=True)
 
 
 def _of_prompt(sweep: Sweep, prompt: int | None) -> Sweep:

@@ -1,16 +1,18 @@
 """The layer causal graph, drawn."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from causalnet.draw.facts import Box, Facts, box_of, gather
-from causalnet.draw.layout import CELL, HEADER, Layout, Slot, arc, lay_out
-from causalnet.draw.palette import FALLS, GRID, INK, MUTED, RISES, diverging, readable_on, signed
+from causalnet.draw.facts import Box, Facts, along, box_of, gather
+from causalnet.draw.layout import CELL, HEADER, HEADS_A_ROW, Layout, Slot, arc, lay_out, spline, straight
+from causalnet.draw.palette import FADED, FALLS, FONT, GRID, INK, MUTED, RISES, STREAM, diverging, readable_on, signed
+from causalnet.draw.positions import over_positions
 from causalnet.draw.render import FORMATS, Drawing, escape_label
 from causalnet.draw.sweep import Sweep
 from causalnet.errors import InputError, explain
-from causalnet.graph.node import Node
+from causalnet.graph.node import Edge, Node
 
 if TYPE_CHECKING:
     import graphviz
@@ -20,12 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_FONT = "Helvetica,Arial,sans-serif"
-_HEADS_A_ROW = 6
-_STREAM = "#8c959f"
+
 _MOST_MARKED = 24
-# One digit away from MUTED: text on a box must not follow the page's theme, the box does not.
-_FADED = "#5f6872"
 
 
 def draw(
@@ -38,9 +36,14 @@ def draw(
     format: str | None = None,
     fold: bool = True,
     arcs: int = 10,
+    effects: "Mapping[Edge | str, float] | None" = None,
+    tokens: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Drawing:
     """Draw the layer causal graph: the residual stream as spine, attention left, MLPs right.
+
+    A graph that is unrolled over positions is drawn with one stream for each, and an arrow wherever attention
+    reads an earlier position.
 
     Every component reads the stream, hence all components before it, so the spine stands for the dense edges of
     the graph.  In a sequential block the MLP stands below the place where its layer's attention is added; in a
@@ -65,7 +68,11 @@ def draw(
     fold
         Draw each layer's attention as one box; False draws its heads.
     arcs
-        The largest number of compensation arrows.
+        The largest number of arrows.
+    effects
+        Path effects by edge (``"attn[5] -> mlp[7]"``), in logits: they are the arrows, in place of compensation.
+    tokens
+        The tokens of a graph that is unrolled over positions, written above them.
     title
         Default: the graph's name.
 
@@ -78,8 +85,10 @@ def draw(
     ------
     UnknownNodeError
         If the graph or the sweep does not have ``node``.
+    GraphError
+        If an edge of ``effects`` is not one of the graph's.
     InputError
-        If the format or the prompt does not exist.
+        If the format or the prompt does not exist, or an argument does not fit the graph.
 
     Examples
     --------
@@ -90,8 +99,18 @@ def draw(
     """
     if format is not None and format not in FORMATS:
         raise InputError(explain(f"unknown picture format {format!r}", legal=FORMATS, got=format))
-    facts = gather(graph, result, node, prompt, arcs)
-    drawing = Drawing(_dot(graph, facts, fold, graph.name if title is None else title))
+    title = graph.name if title is None else title
+    if graph.positions:
+        if result is not None or effects is not None:
+            mend = "draw the layer graph, or leave the result out"
+            raise InputError(explain("a graph over positions is drawn without a result", mend=mend))
+        text = over_positions(graph, node, tokens, title)
+    else:
+        if tokens is not None:
+            raise InputError(explain("tokens were given for a graph without positions", mend="unroll it first"))
+        facts = gather(graph, result, node, prompt, arcs)
+        text = _dot(graph, facts if effects is None else along(graph, facts, effects, arcs), fold, title)
+    drawing = Drawing(text)
     if path is None:
         return drawing
     return drawing.save(path, format or (None if Path(path).suffix else "svg"))
@@ -100,20 +119,20 @@ def draw(
 def _dot(graph: "CausalGraph", facts: Facts, fold: bool, title: str) -> str:
     import graphviz
 
-    rows = [0 if fold else -(-(block.heads or 0) // _HEADS_A_ROW) for block in graph.blocks]
+    rows = [0 if fold else -(-(block.heads or 0) // HEADS_A_ROW) for block in graph.blocks]
     layout = lay_out(graph.blocks, rows)
     dot = graphviz.Digraph(name="causal_graph")
     # nop2: the places are given, so every Graphviz program draws the same picture, and at once.
-    dot.attr("graph", layout="nop2", bgcolor="transparent", fontname=_FONT, outputorder="edgesfirst", pad="0.15")
-    dot.attr("node", fontname=_FONT, fontsize="9", fontcolor=INK, color=INK, shape="box", fixedsize="true")
-    dot.attr("edge", fontname=_FONT, color=_STREAM, arrowsize="0.5", penwidth="1")
+    dot.attr("graph", layout="nop2", bgcolor="transparent", fontname=FONT, outputorder="edgesfirst", pad="0.15")
+    dot.attr("node", fontname=FONT, fontsize="9", fontcolor=INK, color=INK, shape="box", fixedsize="true")
+    dot.attr("edge", fontname=FONT, color=STREAM, arrowsize="0.5", penwidth="1")
     _spine(dot, layout, facts)
     for box, slot in layout.slots.items():
         _reads_and_writes(dot, box, slot, facts)
     largest = max((abs(flow[2]) for flow in facts.flows), default=0.0)
     lanes = _lanes(layout, facts)
     for flow in reversed(facts.flows):  # the strongest is drawn last, on top
-        _flow(dot, layout, flow, largest, lanes.get(flow[:2], 0.0))
+        _flow(dot, layout, flow, largest, lanes.get(flow[:2], 0.0), facts.paths)
     hidden = _surgery(dot, layout, graph)
     scale = max((abs(value) for value in facts.clean.values()), default=0.0)
     for block in graph.blocks:
@@ -131,53 +150,42 @@ def _dot(graph: "CausalGraph", facts: Facts, fold: bool, title: str) -> str:
     return dot.source
 
 
-def _pos(*points: tuple[float, float]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _straight(start: tuple[float, float], end: tuple[float, float]) -> str:
-    # A spline of Graphviz is made of cubic pieces: two points become four.
-    third = tuple(a + (b - a) / 3 for a, b in zip(start, end, strict=True))
-    two_thirds = tuple(a + (b - a) * 2 / 3 for a, b in zip(start, end, strict=True))
-    return _pos(start, (third[0], third[1]), (two_thirds[0], two_thirds[1]), end)
-
-
 def _spine(dot: "graphviz.Digraph", layout: Layout, facts: Facts) -> None:
     """Draw the residual stream from the embedding to the logits, with a ⊕ wherever something is added."""
     ends = layout.ends
     stops = [("embed", ends["embed"])]
     for y in sorted({slot.writes for slot in layout.slots.values()}, reverse=True):
         name = f"add{len(stops)}"
-        dot.node(name, label="", shape="circle", width="0.1", style="filled", fillcolor="white", color=_STREAM,
-                 pos=_pos((0, y)), tooltip="added to the residual stream")  # fmt: skip
+        dot.node(name, label="", shape="circle", width="0.1", style="filled", fillcolor="white", color=STREAM,
+                 pos=spline((0, y)), tooltip="added to the residual stream")  # fmt: skip
         stops.append((name, y))
     stops += [("norm", ends["norm"]), ("logits", ends["logits"])]
     for (above, high), (below, low) in itertools.pairwise(stops):
         start = high - (11 if above in ends else 3.6)
         end = low + (11 if below in ends else 3.6)
         tip = f"e,0.0,{end:.1f} " if below in ends else ""
-        dot.edge(above, below, pos=tip + _straight((0, start), (0, end + (6 if tip else 0))), penwidth="2.2",
+        dot.edge(above, below, pos=tip + straight((0, start), (0, end + (6 if tip else 0))), penwidth="2.2",
                  arrowhead="normal" if tip else "none", tooltip="residual stream")  # fmt: skip
 
 
 def _reads_and_writes(dot: "graphviz.Digraph", box: Box, slot: Slot, facts: Facts) -> None:
     """Draw the two lines between a box and the stream; the ablated box no longer reads."""
     name = _name(box)
-    colour = GRID if facts.faded(box) else _STREAM
+    colour = GRID if facts.faded(box) else STREAM
     if box in facts.cut:
         # Cut: the line ends before the box, in a bar.
         stop = slot.inner - slot.side * 16
         dot.edge("embed", name, pos=f"e,{stop:.1f},{slot.reads:.1f} "
-                 + _straight((0, slot.reads), (stop - slot.side * 2, slot.reads)),
+                 + straight((0, slot.reads), (stop - slot.side * 2, slot.reads)),
                  style="dashed", arrowhead="tee", arrowsize="1", color=INK, penwidth="1.4",
                  tooltip=f"cut by do({name})", id=f"cut-{name}")  # fmt: skip
     else:
         tip = slot.inner - slot.side * 6
         dot.edge("embed", name, pos=f"e,{slot.inner:.1f},{slot.reads:.1f} "
-                 + _straight((0, slot.reads), (tip, slot.reads)), color=colour, tooltip=f"{name} reads")  # fmt: skip
+                 + straight((0, slot.reads), (tip, slot.reads)), color=colour, tooltip=f"{name} reads")  # fmt: skip
     meet = slot.side * 3.6
     dot.edge(name, "logits", pos=f"e,{meet:.1f},{slot.writes:.1f} "
-             + _straight((slot.inner, slot.writes), (meet + slot.side * 6, slot.writes)),
+             + straight((slot.inner, slot.writes), (meet + slot.side * 6, slot.writes)),
              color=colour, tooltip=f"{name} writes")  # fmt: skip
 
 
@@ -195,7 +203,14 @@ def _lanes(layout: Layout, facts: Facts) -> dict[tuple[Box, Box], float]:
     return lanes
 
 
-def _flow(dot: "graphviz.Digraph", layout: Layout, flow: tuple[Box, Box, float], largest: float, lane: float) -> None:
+def _flow_hint(flow: tuple[Box, Box, float], paths: bool) -> str:
+    source, target, value = _name(flow[0]), _name(flow[1]), signed(flow[2], 3)
+    return f"{source} to {target}: {value} logits" if paths else f"{source} ablated: ΔDE of {target} = {value} logits"
+
+
+def _flow(
+    dot: "graphviz.Digraph", layout: Layout, flow: tuple[Box, Box, float], largest: float, lane: float, paths: bool
+) -> None:
     source, target = layout.slots.get(flow[0]), layout.slots.get(flow[1])
     if source is None or target is None:
         return
@@ -203,10 +218,10 @@ def _flow(dot: "graphviz.Digraph", layout: Layout, flow: tuple[Box, Box, float],
     colour = RISES if flow[2] > 0 else FALLS
     size = 0.55 + 0.3 * share
     points = arc(source, target, lane=lane, head=10 * size)
-    dot.edge(_name(flow[0]), _name(flow[1]), pos=f"e,{target.outer:.1f},{target.y:.1f} {_pos(*points)}",
+    dot.edge(_name(flow[0]), _name(flow[1]), pos=f"e,{target.outer:.1f},{target.y:.1f} {spline(*points)}",
              color=f"{colour}{round(120 + 125 * share):02x}", penwidth=f"{0.8 + 3.0 * share:.2f}",
              arrowsize=f"{size:.2f}",
-             tooltip=f"{_name(flow[0])} ablated: ΔDE of {_name(flow[1])} = {signed(flow[2], 3)} logits",
+             tooltip=_flow_hint(flow, paths),
              **{"class": "flow"})  # fmt: skip
 
 
@@ -222,7 +237,7 @@ def _surgery(dot: "graphviz.Digraph", layout: Layout, graph: "CausalGraph") -> i
             continue
         source, target = layout.slots[boxes[0]], layout.slots[boxes[1]]
         dot.edge(_name(boxes[0]), _name(boxes[1]), pos=f"e,{target.outer:.1f},{target.y:.1f} "
-                 + _pos(*arc(source, target, head=3)), style=style, color=INK, arrowhead="tee", arrowsize="0.8",
+                 + spline(*arc(source, target, head=3)), style=style, color=INK, arrowhead="tee", arrowsize="0.8",
                  tooltip=f"{edge.source} to {edge.target}: {word}", **{"class": "cut"})  # fmt: skip
         drawn += 1
     return len(marked) - drawn
@@ -249,7 +264,7 @@ def _look(box: Box, facts: Facts, scale: float) -> dict[str, str]:
         return look | {"style": "filled", "fillcolor": "#ffffff", "fontcolor": "#24292f", "color": INK,
                        "peripheries": "2", "penwidth": "1.8"}  # fmt: skip
     if facts.faded(box):
-        return look | {"fillcolor": _pale(fill), "fontcolor": _FADED, "color": GRID}
+        return look | {"fillcolor": _pale(fill), "fontcolor": FADED, "color": GRID}
     return look | {"color": INK}
 
 
@@ -287,7 +302,7 @@ def _label(box: Box, heads: int, facts: Facts, compact: bool) -> str:
 
 def _box(dot: "graphviz.Digraph", box: Box, slot: Slot, heads: int, facts: Facts, scale: float, compact: bool) -> None:
     kind = f"node {box[0]}" + (" faded" if facts.faded(box) else "")
-    dot.node(_name(box), label=_label(box, heads, facts, compact), pos=_pos((slot.x, slot.y)),
+    dot.node(_name(box), label=_label(box, heads, facts, compact), pos=spline((slot.x, slot.y)),
              width=f"{slot.width / 72:.3f}", height=f"{slot.height / 72:.3f}", tooltip=_hint(box, facts),
              id=f"node-{_name(box)}", fontsize="8" if compact else "9",
              **{"class": kind}, **_look(box, facts, scale))  # fmt: skip
@@ -298,22 +313,22 @@ def _heads(dot: "graphviz.Digraph", box: Box, slot: Slot, heads: int, facts: Fac
     look = _look(box, facts, scale)
     look["style"] = look["style"].replace(",rounded", "")
     name = f"do({_name(box)})" if box in facts.cut else _name(box)
-    dot.node(_name(box), label="", pos=_pos((slot.x, slot.y)), width=f"{slot.width / 72:.3f}",
+    dot.node(_name(box), label="", pos=spline((slot.x, slot.y)), width=f"{slot.width / 72:.3f}",
              height=f"{slot.height / 72:.3f}", tooltip=_hint(box, facts), id=f"node-{_name(box)}",
              **{"class": "node attn"}, **(look | {"fillcolor": "#ffffff"}))  # fmt: skip
     dot.node(f"{_name(box)} heads", label=escape_label(name), shape="plaintext", fontsize="8", fontcolor="#24292f",
-             width="1.4", height="0.14", pos=_pos((slot.x, slot.y + slot.height / 2 - HEADER / 2)))  # fmt: skip
-    wide = (slot.width - 8) / _HEADS_A_ROW
+             width="1.4", height="0.14", pos=spline((slot.x, slot.y + slot.height / 2 - HEADER / 2)))  # fmt: skip
+    wide = (slot.width - 8) / HEADS_A_ROW
     largest = max((abs(value) for value in facts.heads.values()), default=scale)
     for head in range(heads):
-        row, column = divmod(head, _HEADS_A_ROW)
+        row, column = divmod(head, HEADS_A_ROW)
         value = facts.heads.get((box[1], head), 0.0)
         fill = diverging(value, largest)
         hint = f"{_name(box)}.head[{head}]" + (f"; direct effect {signed(value, 3)} logits" if facts.heads else "")
         ablated = facts.node == Node("head", box[1], head)
         place = (slot.x - slot.width / 2 + 4 + wide * (column + 0.5),
                  slot.y + slot.height / 2 - HEADER - CELL * (row + 0.5))  # fmt: skip
-        dot.node(f"{_name(box)}.head[{head}]", label=str(head), pos=_pos(place), width=f"{(wide - 2) / 72:.3f}",
+        dot.node(f"{_name(box)}.head[{head}]", label=str(head), pos=spline(place), width=f"{(wide - 2) / 72:.3f}",
                  height=f"{(CELL - 2) / 72:.3f}", fontsize="7", style="filled", fillcolor=fill,
                  color="#24292f" if ablated else GRID, penwidth="2" if ablated else "1", fontcolor=readable_on(fill),
                  tooltip=hint, **{"class": "node head"})  # fmt: skip
@@ -324,7 +339,7 @@ def _ends(dot: "graphviz.Digraph", layout: Layout, facts: Facts) -> None:
     if facts.norm is not None and facts.te is not None:
         labels |= {"norm": f"norm  NORM {signed(facts.norm)}", "logits": f"logits  TE {signed(facts.te)}"}
     for name, label in labels.items():
-        dot.node(name, label=escape_label(label), pos=_pos((0, layout.ends[name])), width="1.45", height="0.29",
+        dot.node(name, label=escape_label(label), pos=spline((0, layout.ends[name])), width="1.45", height="0.29",
                  style="filled,rounded", fillcolor="#eef1f4", fontcolor="#24292f", color=MUTED, id=f"node-{name}",
                  tooltip=name, **{"class": "node"})  # fmt: skip
 
@@ -336,9 +351,10 @@ def _legend(dot: "graphviz.Digraph", facts: Facts, scale: float, title: str, sur
         lines.append(("", "scale"))
         lines.append(("fill: direct effect (DE) in the natural world, logits", INK))
     if facts.flows or facts.delta:
-        what = f"when {facts.node} is ablated" if facts.node else "when the arrow's source is ablated"
+        what = f"ΔDE when {facts.node} is ablated" if facts.node else "ΔDE when the arrow's source is ablated"
+        what = "path effect along the arrow" if facts.paths else what
         largest = max((abs(flow[2]) for flow in facts.flows), default=0.0)
-        lines.append((f"arrows: ΔDE {what}, logits; blue rises, orange falls; widest ±{largest:.2f}", INK))
+        lines.append((f"arrows: {what}, logits; blue rises, orange falls; widest ±{largest:.2f}", INK))
     if facts.cut:
         rest = "faded: not downstream" + (", or |ΔDE| below 5 % of the largest" if facts.delta else "")
         lines.append((f"double border: set by do, incoming edges cut; {rest}", INK))
@@ -351,10 +367,10 @@ def _legend(dot: "graphviz.Digraph", facts: Facts, scale: float, title: str, sur
         if colour == "scale":
             _scale(dot, scale, y)
         else:
-            dot.node(f"legend{place}", label=escape_label(text), shape="plaintext", pos=_pos((0, y)), width="4.6",
+            dot.node(f"legend{place}", label=escape_label(text), shape="plaintext", pos=spline((0, y)), width="4.6",
                      height="0.18", fontsize="8", fontcolor=colour)  # fmt: skip
         y += 15
-    dot.node("title", label=escape_label(title), shape="plaintext", pos=_pos((0, y + 5)), width="4.6", height="0.25",
+    dot.node("title", label=escape_label(title), shape="plaintext", pos=spline((0, y + 5)), width="4.6", height="0.25",
              fontsize="12")  # fmt: skip
 
 
@@ -362,6 +378,7 @@ def _scale(dot: "graphviz.Digraph", scale: float, y: float) -> None:
     for place in range(5):
         value = scale * (place - 2) / 2
         fill = diverging(value, scale)
-        dot.node(f"scale{place}", label=escape_label(signed(value)), pos=_pos(((place - 2) * 44, y + 1)), width="0.61",
-                 height="0.18", fontsize="8", style="filled", fillcolor=fill, fontcolor=readable_on(fill),
+        at = spline(((place - 2) * 44, y + 1))
+        dot.node(f"scale{place}", label=escape_label(signed(value)), pos=at, width="0.61", height="0.18",
+                 fontsize="8", style="filled", fillcolor=fill, fontcolor=readable_on(fill),
                  color=GRID)  # fmt: skip

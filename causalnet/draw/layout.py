@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from causalnet.graph.block import Block
 
-__all__ = ["CELL", "HEADER", "Layout", "Slot", "arc", "lay_out"]
+__all__ = ["CELL", "HEADER", "HEADS_A_ROW", "Layout", "Slot", "arc", "lay_out", "spline", "straight"]
 
 _WIDTH = 116.0
 _COLUMN = 104.0
@@ -20,6 +20,7 @@ _ROOMY = {"height": 31.0, "pitch": 58.0}
 _COMPACT = {"height": 19.0, "pitch": 44.0}
 _MANY_LAYERS = 40
 HEADER, CELL = 14.0, 13.0
+HEADS_A_ROW = 6
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,16 @@ def arc(source: Slot, target: Slot, *, lane: float = 0.0, head: float = 8.0) -> 
         (near, gap), (beside, gap), (beside, middle),
         (beside, target.y), (near, target.y), end,
     ]  # fmt: skip
+
+
+def spline(*points: tuple[float, float]) -> str:
+    """Write points as Graphviz reads them."""
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def straight(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """Write a straight line."""
+    # A spline of Graphviz is made of cubic pieces: two points become four.
+    third = tuple(a + (b - a) / 3 for a, b in zip(start, end, strict=True))
+    two_thirds = tuple(a + (b - a) * 2 / 3 for a, b in zip(start, end, strict=True))
+    return spline(start, (third[0], third[1]), (two_thirds[0], two_thirds[1]), end)

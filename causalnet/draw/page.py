@@ -1,55 +1,42 @@
-"""What stands in the report: sentences, figures and tables, made from the results."""
+"""What stands in the report: sentences and tables, and the data of the explorer."""
 
+import base64
 import contextlib
+import functools
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from causalnet.draw import compensation, plots
-from causalnet.draw.layers import draw
 from causalnet.draw.palette import signed
-from causalnet.draw.render import GraphvizMissingError
-from causalnet.draw.report import Arm
-from causalnet.draw.style import embed, svg
+from causalnet.draw.payload import NODE_KEYS, encode, node_rows, prompt_budget, sweep_payload
 from causalnet.draw.sweep import Sweep, as_sweep
-from causalnet.graph.node import Node
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from markupsafe import Markup
+
+    from causalnet.draw.report import Arm, Run, Variant
 
 __all__ = ["render"]
 
-_PROMPTS_SHOWN = 25
+_SCRIPTS = ("data", "theme", "graph", "charts", "tables", "main")
+_ROWS_SHOWN = 1000
 _COLUMNS = {
-    "de": "DE", "ce": "CE", "ce_attn": "CE attention", "ce_mlp": "CE MLP", "norm": "NORM", "te": "TE",
-    "slope": "slope", "slope_ci": "95 % interval", "r2": "R²", "p_null": "p (null)", "slope_lost": "slope on −DE",
+    "clean_direct": "direct", "te": "TE", "de": "DE", "ce": "CE", "ce_attn": "CE attention", "ce_mlp": "CE MLP",
+    "norm": "NORM", "slope": "slope", "slope_ci": "95 % interval", "r2": "R²", "p_null": "p (null)",
+    "p_holm": "p (Holm)", "slope_lost": "slope on −DE",
 }  # fmt: skip
-_TOPICS = (
-    ("graph", "Causal graph", "The layer causal graph",
-     "The residual stream runs downwards; the node with the largest direct effect is ablated, and the strongest "
-     "responders are joined to it. Hover over a box or an arrow for its numbers."),
-    ("impact", "Impact", "Impact of every layer",
-     "What each layer gives the target's logit by itself, and what is lost when it is ablated."),
-    ("compensation", "Compensation", "Does the rest make up for it?",
-     "How the direct effects of all later components change, against what the ablated layer gave."),
-    ("responders", "Responders", "Who responds",
-     "Which components change their direct effect under which ablation, and how the total effect of one node adds up."),
-    ("example", "One prompt", "One prompt, layer by layer",
-     "The direct effect of every layer, unablated and with one layer ablated."),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture in the page."""
-
-    svg: str
-    label: str
-    shape: str = ""
-    caption: str = ""
+_COMPARED = ("te", "de", "ce", "norm", "slope", "slope_ce_attn", "slope_p", "slope_p_holm")
+_QUANTITIES = {
+    "slope": "slope of CE on the direct effect", "r2": "R² of that fit", "te": "total effect TE",
+    "de": "direct effect DE", "ce": "compensation CE", "norm": "norm", "self_repair": "CE + NORM",
+    "clean_direct": "direct effect, nothing ablated",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,30 +48,29 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table in the page."""
+class Rows:
+    """A table in the page; ``note`` says what of it is not shown."""
 
+    caption: str
     head: Sequence[str] = ()
     body: Sequence[Sequence[Cell]] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """All that the page says of one model."""
+    """All that the page says of one model outside the explorer."""
 
     name: str
     findings: Sequence[str]
     facts: Sequence[tuple[str, str]]
-    closure: str
-    table: Table
-    figures: Mapping[str, Sequence[Figure]]
-    prompts: Sequence[tuple[str, str, str]]
-    count: int
+    sure: Sequence[str]
+    table: Rows
     record: str = field(repr=False)
 
 
 def render(
-    arms: Sequence[Arm],
+    run: "Run",
     *,
     title: str,
     findings: Sequence[str],
@@ -94,25 +80,101 @@ def render(
     """Return the page; see :func:`causalnet.draw.report` for the arguments."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    # Autoescape is on for everything: only pictures, which Matplotlib and Graphviz have escaped, are marked safe.
+    # Autoescape is on for everything; what is marked safe is our own script and style, and JSON made safe.
     environment = Environment(loader=PackageLoader("causalnet.draw"), autoescape=True, undefined=StrictUndefined)
-    sweeps = [as_sweep(arm.data) for arm in arms]
-    sections = [_section(place, arm, sweeps[place], prompt) for place, arm in enumerate(arms)]
-    topics = [
-        {"key": key, "short": short, "title": heading, "text": text}
-        for key, short, heading, text in _TOPICS
-        if any(section.figures[key] for section in sections)
-    ]
-    names = " and ".join(arm.name for arm in arms)
+    sweeps = [as_sweep(arm.data) for arm in run.arms]
+    budget = prompt_budget(sweeps)
+    library, script = _script()
+    data, families = _data(run, sweeps, budget)
     return environment.get_template("report.html").render(
-        title=title or f"Compensation in {names}",
+        title=title or f"Compensation in {' and '.join(arm.name for arm in run.arms)}",
         subtitle=_subtitle(sweeps),
         asked=_asked(sweeps),
+        expression=str(sweeps[0].data.attrs.get("expression", "")),
         findings=list(findings),
-        arms=sections,
-        topics=topics,
-        comparison=_comparison(arms, comparison) if len(arms) > 1 else None,
+        arms=[_section(arm, sweep) for arm, sweep in zip(run.arms, sweeps, strict=True)],
+        held=_held(run.arms, sweeps, budget),
+        comparison=_comparison(comparison) if len(run.arms) > 1 else None,
+        families=families,
+        quantities=_QUANTITIES,
+        tables=[_table(name, rows) for name, rows in run.tables.items()],
+        data=_safe(encode(data | {"prompt": prompt})),
+        library=library,
+        script=script,
+        style=_safe(_file("explorer/explorer.css")),
+        policy=_policy(library, script),
     )
+
+
+def _file(name: str) -> str:
+    return files("causalnet.draw").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _safe(text: str) -> "Markup":
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+@functools.cache
+def _script() -> "tuple[Markup, Markup]":
+    """Return the library and the explorer's own script."""
+    library = files("causalnet.draw").joinpath("vendor", "charts.min.js").read_text(encoding="utf-8").strip()
+    own = "\n".join(_file(f"explorer/{name}.js") for name in _SCRIPTS)
+    return _safe(library), _safe(f'(() => {{\n"use strict";\n{own}}})();')
+
+
+def _policy(*scripts: str) -> str:
+    """Allow these scripts and nothing else: no other script runs, and nothing is loaded or sent."""
+    hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _data(
+    run: "Run", sweeps: Sequence[Sweep], budget: Sequence[tuple[int, int]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the explorer's data, and the families of variants with the tables that the page shows of them."""
+    sets = [
+        sweep_payload(arm.name, sweep, arm.summary, arm.graph, group="models", each=each)
+        for arm, sweep, each in zip(run.arms, sweeps, budget, strict=True)
+    ]
+    families = []
+    for family, variants in run.variants.items():
+        members = []
+        for variant in variants:
+            rows = _kept(variant.summary)
+            if variant.data is not None:
+                sweep = as_sweep(variant.data)
+                sets.append(sweep_payload(f"{family}: {variant.label}", sweep, variant.summary, None, group=family))
+                rows = node_rows(sweep, variant.summary)
+            members.append({"label": variant.label, "rows": rows})
+        families.append({"name": family, "members": members, "table": _family_table(family, variants)})
+    shown = [{"name": one["name"], "members": one["members"]} for one in families]
+    return {"sets": sets, "families": shown}, families
+
+
+def _kept(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    keys = ["name", "intercept", *(key + end for key in NODE_KEYS for end in ("", "_ci"))]
+    return [{key: row[key] for key in keys if key in row} for row in summary.get("nodes", ())]
+
+
+def _held(arms: "Sequence[Arm]", sweeps: Sequence[Sweep], budget: Sequence[tuple[int, int]]) -> list[str]:
+    """Say what of the single prompts this file holds."""
+    said = ["Means over prompts are held in full. Numbers of single prompts are held with 16 bits: they are off by at "
+            "most one part in 65,000 of the node's largest."]  # fmt: skip
+    for arm, sweep, (prompts, kept) in zip(arms, sweeps, budget, strict=True):
+        of = f" of {arm.name}" if len(arms) > 1 else ""
+        if prompts < sweep.prompts:
+            said.append(f"The first {prompts} of {sweep.prompts} prompts{of} can be chosen.")
+        most = int((np.abs(sweep.responses).max(axis=0, initial=0.0) > 0).sum(axis=1).max(initial=0))
+        if kept < most:
+            said.append(f"On a single prompt{of} the {kept} responders with the largest mean |ΔDE| of each ablated "
+                        "node are shown; of the others, their sum.")  # fmt: skip
+    return said
 
 
 def _subtitle(sweeps: Sequence[Sweep]) -> str:
@@ -132,17 +194,21 @@ def _asked(sweeps: Sequence[Sweep]) -> str:
         "zero": "by zero (zero ablation)",
         "mean": "by its mean over prompts (mean ablation)",
     }.get(first.ablation, f"by {first.ablation} ablation")
+    kinds = {node.kind for node in first.nodes}
+    words = {
+        frozenset({"attn", "mlp"}): "Every attention layer and every MLP",
+        frozenset({"attn"}): "Every attention layer",
+        frozenset({"mlp"}): "Every MLP",
+    }.get(frozenset(kinds), f"Each of {len(first.nodes)} nodes")
     return (
-        f"Every attention layer and every MLP was replaced, one at a time, {place}, {value}. Each total effect on the "
+        f"{words} was replaced, one at a time, {place}, {value}. Each total effect on the "
         "target's centred logit was then split into the node's own direct effect, the compensation by all that is "
         "downstream of it in the causal graph, and the final norm."
     )
 
 
-def _section(place: int, arm: Arm, sweep: Sweep, prompt: int | None) -> Section:
-    summary = arm.summary
-    data = sweep.data
-    shown = range(min(sweep.prompts, _PROMPTS_SHOWN))
+def _section(arm: "Arm", sweep: Sweep) -> Section:
+    summary, data = arm.summary, sweep.data
     facts = [
         ("model", str(summary.get("model", data.attrs.get("model", "")))),
         ("prompts", str(summary.get("prompts", sweep.prompts))),
@@ -151,18 +217,27 @@ def _section(place: int, arm: Arm, sweep: Sweep, prompt: int | None) -> Section:
     ]
     if "wall_s" in summary:
         facts.append(("time", f"{float(summary['wall_s']):.1f} s"))
-    texts, targets, logits = (data[name].values for name in ("text", "target", "clean_logit"))
     return Section(
         name=arm.name,
         findings=tuple(arm.findings) or tuple(map(str, summary.get("findings", ()))),
         facts=facts,
-        closure=_closure(summary, sweep),
-        table=_node_table(summary),
-        figures=_figures(f"arm{place}", arm, sweep, prompt),
-        prompts=[(str(texts[one]), str(targets[one]), signed(float(logits[one]))) for one in shown],
-        count=sweep.prompts,
+        sure=[*_sure(summary), _closure(summary, sweep)],
+        table=_node_table(summary, sweep),
         record=_record(data.attrs),
     )
+
+
+def _sure(summary: Mapping[str, Any]) -> list[str]:
+    """Say how intervals and p-values were made, and what speaks against them."""
+    if "level" not in summary:
+        return []
+    pool = "with their donors" if summary.get("pool", "conditional") == "conditional" else "and donors, crossed"
+    said = (
+        f"Intervals are {100 * float(summary['level']):g} %, bootstrapped over {summary['prompts']} prompts {pool} "
+        f"({summary.get('bootstrap', '?')} draws); p-values of slopes come from {summary.get('permutations', '?')} "
+        "permutations, Holm's correction is over nodes."
+    )
+    return [said, *map(str, summary.get("warnings", ()))]
 
 
 def _closure(summary: Mapping[str, Any], sweep: Sweep) -> str:
@@ -176,11 +251,12 @@ def _closure(summary: Mapping[str, Any], sweep: Sweep) -> str:
     return f"Closure: donor means of TE and DE + CE + NORM differ by at most {largest:.2g} logits."
 
 
-def _node_table(summary: Mapping[str, Any]) -> Table:
-    rows = [row for row in summary.get("nodes", ()) if isinstance(row, Mapping)]
+def _node_table(summary: Mapping[str, Any], sweep: Sweep) -> Rows:
+    rows = [row for row in summary.get("nodes", ()) if isinstance(row, Mapping)] or node_rows(sweep, {})
     columns = [key for key in _COLUMNS if any(key in row for row in rows)]
     body = [[Cell(str(row.get("name", ""))), *(_cell(key, row.get(key)) for key in columns)] for row in rows]
-    return Table(["node", *(_COLUMNS[key] for key in columns)], body)
+    caption = "Means over prompts of the donor means, in logits; slope and R² over prompts"
+    return Rows(caption, ["node", *(_COLUMNS[key] for key in columns)], body)
 
 
 def _cell(key: str, value: Any) -> Cell:
@@ -188,7 +264,7 @@ def _cell(key: str, value: Any) -> Cell:
         return Cell("" if value is None else str(value))
     if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(one, (int, float)) for one in value):
         return Cell(f"[{signed(float(value[0]), 3)}, {signed(float(value[1]), 3)}]")
-    if isinstance(value, int) or key in ("r2", "p_null") or key.startswith("p_"):
+    if isinstance(value, int) or key == "r2" or key.startswith("p_") or "_p" in key:
         return Cell(f"{value:.3g}" if isinstance(value, (int, float)) else str(value))
     if isinstance(value, float):
         look = "up" if value > 0.0005 else "down" if value < -0.0005 else ""
@@ -196,96 +272,60 @@ def _cell(key: str, value: Any) -> Cell:
     return Cell(str(value))
 
 
-def _figures(name: str, arm: Arm, sweep: Sweep, prompt: int | None) -> dict[str, list[Figure]]:
-    strongest = sweep.strongest("attn")
-    node = sweep.nodes[strongest]
-    # The prompt with the median compensation, so that the example is neither picked well nor badly.
-    typical = int(np.argsort(sweep.ce[:, strongest], kind="stable")[sweep.prompts // 2]) if prompt is None else prompt
-    summary = dict(arm.summary)
-
-    def plot(key: str, label: str, make: "Callable[[], Axes | list[Axes]]", shape: str = "") -> Figure:
-        return Figure(_safe(svg(make(), f"{name}-{key}", label)), label, shape)
-
-    figures = {
-        "graph": list(_graphs(name, arm, sweep, node)),
-        "impact": [
-            plot("impact", "Direct effect and drop per layer", lambda: plots.impact(sweep)),
-            plot("drop", "Drop when ablated against direct effect", lambda: plots.drop_vs_direct(sweep)),
-        ],
-        "compensation": [
-            plot("ce", "Compensation against direct effect", lambda: compensation.ce_vs_direct(sweep, summary)),
-            plot("slopes", "Slope and R² of compensation per layer", lambda: compensation.slopes(sweep, summary)),
-            plot("best", "The layer with the most regular compensation",
-                 lambda: compensation.best_layer(sweep, summary), "narrow"),
-        ],
-        "responders": [
-            plot("coupling", "Mean change of direct effect, ablated node by responder",
-                 lambda: compensation.coupling(sweep), "narrow"),
-            plot("waterfall", f"Total effect of {node} as a sum", lambda: plots.waterfall(sweep, node), "narrow"),
-        ],
-        "example": [
-            plot("example", f"Direct effects on prompt {typical} with {node} ablated",
-                 lambda: plots.example(sweep, typical, node)),
-        ],
-    }  # fmt: skip
-    if sweep.donors > 1:
-        label = "Effects against the number of donors"
-        figures["responders"].append(plot("donors", label, lambda: compensation.donor_convergence(sweep)))
-    return figures
-
-
-def _graphs(name: str, arm: Arm, sweep: Sweep, node: Node) -> Iterator[Figure]:
-    if arm.graph is None or node not in arm.graph:
-        return
-    drawing = draw(arm.graph, sweep, node=node)
-    label = f"Layer causal graph with {node} ablated"
-    try:
-        yield Figure(_safe(embed(drawing.svg(), f"{name}-graph", label)), label, "graph")
-    except GraphvizMissingError as error:
-        yield Figure("", label, caption=f"The graph is not drawn: {error}.")
-
-
-def _safe(picture: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(picture)
-
-
-def _comparison(arms: Sequence[Arm], comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the comparison's figure, its sentences and one table with the models side by side."""
-    summaries = {arm.name: arm.summary for arm in arms if arm.summary.get("nodes")}
-    figure = None
-    if 2 <= len(summaries) <= 4:
-        label = "Slopes of the models, layer by layer"
-        figure = Figure(_safe(svg(compensation.compare(summaries), "comparison", label)), label)
+def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the comparison's sentences, its table and the rest of it as text."""
     given = dict(comparison or {})
     sentences = [str(one) for one in given.pop("findings", ())]
     rows = given.get("nodes")
-    table = _rows(rows) if isinstance(rows, list) and rows else _side_by_side(summaries)
-    return {
-        "figure": figure,
-        "findings": sentences,
-        "table": table,
-        "rest": json.dumps(given, indent=2, ensure_ascii=False) if given else "",
-    }
+    table = _differences(rows, str(given.get("difference", "differences"))) if isinstance(rows, list) and rows else None
+    rest = {key: value for key, value in given.items() if key not in ("nodes", "arms")}
+    if not sentences and table is None and not rest:
+        return None
+    return {"findings": sentences, "table": table,
+            "rest": json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""}  # fmt: skip
 
 
-def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    return Table([key.replace("_", " ") for key in keys], [[_cell(key, row.get(key)) for key in keys] for row in rows])
+def _differences(rows: Sequence[Mapping[str, Any]], what: str) -> Rows:
+    every = list(dict.fromkeys(key for row in rows for key in row if key != "name"))
+    columns = [key + end for key in _COMPARED for end in ("", "_ci") if key + end in every] or every
+    names = [f"{key.removesuffix('_ci').replace('_', ' ')} interval" if key.endswith("_ci") else key.replace("_", " ")
+             for key in columns]  # fmt: skip
+    body = [[Cell(str(row.get("name", ""))), *(_cell(key, row.get(key)) for key in columns)] for row in rows]
+    return Rows(f"{what}, node by node", ["node", *names], body)
 
 
-def _side_by_side(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Join the models' slopes and compensation by node."""
-    by_arm = {name: {str(row["name"]): row for row in summary["nodes"]} for name, summary in summaries.items()}
-    nodes = list(dict.fromkeys(node for rows in by_arm.values() for node in rows))
-    head = ["node"] + [f"{name}: {_COLUMNS[key]}" for name in by_arm for key in ("ce", "slope", "slope_ci")]
-    body = [
-        [Cell(node), *(_cell(key, rows.get(node, {}).get(key)) for rows in by_arm.values()
-                       for key in ("ce", "slope", "slope_ci"))]
-        for node in nodes
-    ]  # fmt: skip
-    return Table(head, body)
+def _family_table(family: str, variants: "Sequence[Variant]") -> Rows:
+    """Return the pooled shares and the steepest node of each variant."""
+    head = [family, "nodes", "prompts", "largest slope", "at", "its 95 % interval", "R²", "returned", "its interval"]
+    body = []
+    for variant in variants:
+        nodes = [row for row in variant.summary.get("nodes", ()) if "slope" in row]
+        best = max(nodes, key=lambda row: row["slope"]) if nodes else {}
+        pooled = variant.summary.get("pooled", {}).get("all", {})
+        stable = bool(pooled.get("stable"))
+        body.append([
+            Cell(variant.label), Cell(str(len(nodes))), Cell(str(variant.summary.get("prompts", ""))),
+            _cell("slope", best.get("slope")), Cell(str(best.get("name", ""))),
+            _cell("slope_ci", best.get("slope_ci")), _cell("r2", best.get("r2")),
+            _cell("self_repair", pooled.get("self_repair") if stable else None),
+            _cell("self_repair_ci", pooled.get("self_repair_ci") if stable else None),
+        ])  # fmt: skip
+    note = "returned: (CE + NORM) over what the ablations removed directly, summed over nodes; empty where that is not clearly above 0"  # noqa: E501
+    return Rows(f"Variants by {family}", head, body, note)
+
+
+def _table(name: str, rows: Sequence[Sequence[str]]) -> Rows:
+    head, body = (rows[0], rows[1:]) if rows else ((), ())
+    note = f"the first {_ROWS_SHOWN} of {len(body)} rows" if len(body) > _ROWS_SHOWN else ""
+    shown = [[Cell(_number(text)) for text in row] for row in body[:_ROWS_SHOWN]]
+    return Rows(name.replace("_", " "), [text.replace("_", " ") for text in head], shown, note)
+
+
+def _number(text: str) -> str:
+    """Shorten a decimal to four digits; other texts stay."""
+    if not re.fullmatch(r"-?[0-9]+\.[0-9]+(e[-+]?[0-9]+)?", text):
+        return text
+    return f"{float(text):.4g}".replace("-", "−", 1) if text.startswith("-") else f"{float(text):.4g}"
 
 
 def _record(attributes: Mapping[str, Any]) -> str:

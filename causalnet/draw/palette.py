@@ -6,8 +6,8 @@ under every common colour blindness and in print.  Attention and MLP are told ap
 
 import math
 
-__all__ = ["ATTN", "FALLS", "GRID", "INK", "MARKER", "MLP", "MUTED", "PAPER", "RISES", "diverging"]
-__all__ += ["readable_on", "signed"]
+__all__ = ["ATTN", "FADED", "FALLS", "FONT", "GRID", "INK", "MARKER", "MLP", "MUTED", "PAPER", "RISES", "diverging"]
+__all__ += ["STREAM", "readable_on", "signed"]
 
 # These are placeholders as well as colours: in a page they are replaced by the colours of its theme, so no
 # other colour may equal them.
@@ -19,6 +19,10 @@ RISES = "#0b63a4"
 FALLS = "#c2510a"
 ATTN = "#00856a"
 MLP = "#b0508a"
+STREAM = "#8c959f"
+# One digit away from MUTED: text on a box must not follow the page's theme, the box does not.
+FADED = "#5f6872"
+FONT = "Helvetica,Arial,sans-serif"
 MARKER = {"attn": "o", "mlp": "s"}
 
 _STOPS = {

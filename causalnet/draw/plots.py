@@ -217,8 +217,12 @@ def example(
         text += f": “{drawable(str(whole.data['text'].values[prompt]))}”"
         if "target" in whole.data:
             text += f" → “{drawable(str(whole.data['target'].values[prompt]), 30)}”"
+    mean = dict(zip(whole.responders, delta[there].mean(axis=0).tolist(), strict=True))
+    moving = sorted((one for one in mean if mean[one] != 0), key=lambda one: -abs(mean[one]))[:5]
+    named = ", ".join(f"{one} {signed(mean[one])}" for one in moving) or "none"
     caption(axes[0].figure, f"{text.strip()}. Dotted line: the ablated layer; thin lines: {int(there.sum())} donors; "
-            f"{whole.ablation} ablation; logits; TE {signed(float(whole.te[prompt, place]))}.")  # fmt: skip
+            f"{whole.ablation} ablation; logits; TE {signed(float(whole.te[prompt, place]))}. Largest responders (mean "
+            f"ΔDE): {named}.")  # fmt: skip
     return axes
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["caption", "depth_map", "drawable", "embed", "kind_style", "legend", "panels", "save", "signed_map"]
-__all__ += ["styled", "svg"]
+__all__ += ["ARMS", "slope_scale", "styled", "svg"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,6 +72,11 @@ _THEME = {
     RISES: f"var(--up, {RISES})",
     FALLS: f"var(--down, {FALLS})",
 }
+ARMS = (
+    ("#6257d1", "o"), ("#c17c00", "s"), ("#00838f", "D"), ("#c1273f", "^"),
+    ("#3a7d1f", "v"), ("#8a3fb0", "P"), ("#59636e", "X"), ("#0b62a5", "<"),
+)  # fmt: skip
+"""Colour and marker of models or variants that stand side by side."""
 _LABEL = {"attn": "attention", "mlp": "MLP"}
 
 
@@ -128,6 +133,36 @@ def legend(axes: "Axes | Sequence[Axes]", columns: int = 2) -> None:
 def kind_style(kind: str) -> dict[str, Any]:
     """Return colour, marker and label of attention or MLP."""
     return {"color": MLP if kind == "mlp" else ATTN, "marker": MARKER[kind], "label": _LABEL[kind]}
+
+
+def slope_scale(axis: "Axes") -> str:
+    """Make the axis logarithmic beyond ±1 where early layers, which have almost no direct effect, have huge slopes.
+
+    Returns what the caption then says.
+    """
+    low, high = axis.get_ylim()
+    if max(-low, high) <= 3:
+        return ""
+    axis.set_yscale("symlog", linthresh=1.0, linscale=1.5)
+    scale = axis.yaxis.get_transform()
+    bottom, top = scale.transform([low, high])
+    room = 0.04 * (top - bottom)
+    axis.set_ylim(*scale.inverted().transform([bottom - room, top + room]).tolist())
+    powers = [10.0**power for power in range(7)]
+    steps = [0.0, *powers, 0.5, *(base * power for power in powers for base in (5, 2))]
+    grid = axis.get_gridspec()
+    inches = 0.55 * _figure(axis).get_figheight() / (grid.nrows if grid is not None else 1)
+    apart, ticks, places = 0.16 / inches * (top - bottom), [], []
+    for step in steps:  # the roundest first; the others where there is room
+        for tick in (step, -step) if step else (0.0,):
+            place = float(scale.transform([tick])[0])
+            if low <= tick <= high and all(abs(place - other) >= apart for other in places):
+                ticks.append(tick)
+                places.append(place)
+    ticks.sort()
+    axis.set_yticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    axis.minorticks_off()
+    return " The axis is logarithmic beyond ±1."
 
 
 @functools.cache

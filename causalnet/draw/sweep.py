@@ -37,6 +37,8 @@ class Sweep:
         ``[prompt, node]``, logits: the part of ``ce`` that attention and MLP responders carry.
     coupling
         ``[node, responder]``, logits: ΔDE averaged over prompts and donors.
+    responses
+        ``[prompt, node, responder]``, logits: ΔDE averaged over donors, in single precision.
     clean_responder
         ``[prompt, responder]``, logits: direct effects in the natural world.
     """
@@ -52,6 +54,7 @@ class Sweep:
     delta_attn: Array
     delta_mlp: Array
     coupling: Array
+    responses: NDArray[np.float32]
     clean_responder: Array
 
     @property
@@ -128,9 +131,11 @@ def as_sweep(data: "xr.Dataset | Sweep") -> Sweep:
     mlp = np.array([node.kind == "mlp" for node in responders], dtype=bool)
     order = ("prompt", "node", "donor", "responder")
     split: list[tuple[Array, Array, Array]] = []
+    responses = np.empty((data.sizes["prompt"], len(nodes), len(responders)), dtype=np.float32)
     for place in range(len(nodes)):  # one node at a time: the whole array may be larger than memory
         delta = donor_mean(data["delta_de"].isel(node=place).transpose("prompt", "donor", "responder").values, axis=1)
         split.append((delta[:, attention].sum(axis=1), delta[:, mlp].sum(axis=1), delta.mean(axis=0)))
+        responses[:, place] = delta
     parts = {name: donor_mean(data[name].transpose(*order[:3]).values, axis=2) for name in ("te", "de", "ce", "norm")}
     return Sweep(
         data=data,
@@ -141,6 +146,7 @@ def as_sweep(data: "xr.Dataset | Sweep") -> Sweep:
         delta_attn=np.stack([one[0] for one in split], axis=1),
         delta_mlp=np.stack([one[1] for one in split], axis=1),
         coupling=np.stack([one[2] for one in split], axis=0),
+        responses=responses,
         **parts,
     )
 

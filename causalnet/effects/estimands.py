@@ -31,11 +31,11 @@ and indirect effects (1992).  VanderWeele, A unification of mediation and intera
 from collections.abc import Iterable, Sequence
 
 from causalnet.errors import ExpressionError, GraphError, explain
-from causalnet.expr import NATURAL, TARGET, Assignment, Do, Outcome, Path, Query, Ref, Under, Union
-from causalnet.expr.estimands import named
+from causalnet.expr import NATURAL, TARGET, Assignment, Do, Outcome, Path, Query, Ref
+from causalnet.expr.estimands import kept, named
 from causalnet.expr.places import Names, places, scene
 from causalnet.expr.query import Expectation, Term
-from causalnet.expr.refs import Component, Descendants, Located, union, without_position
+from causalnet.expr.refs import Component, Located
 from causalnet.graph import CausalGraph, Edge, Node
 
 __all__ = ["controlled_direct", "four_way", "interaction", "natural_effects", "path_specific"]
@@ -67,10 +67,8 @@ def natural_effects(*s: Assignment, outcome: Outcome = LOGIT) -> dict[str, Query
 
     Notes
     -----
-    One node has the macros of the language.  In a joint intervention one node of X may lie downstream of
-    another: where X is to be natural it is then held natural, and positions of X's nodes that s leaves alone
-    count among M.  A soft value (``scale``, ``add``) is a function of what its node would be in the world at hand:
-    for one node that is its natural value, but in a joint set the x' of a soft node may differ from world to world.
+    They are the estimands of the language, :data:`causalnet.expr.estimands.ESTIMANDS`, which says what is held in
+    a joint intervention, where one node of X may lie downstream of another.
 
     Examples
     --------
@@ -82,12 +80,7 @@ def natural_effects(*s: Assignment, outcome: Outcome = LOGIT) -> dict[str, Query
     E[logit(target) | do(desc(attn[5]) = under do(attn[5]@last = resample))] - E[logit(target)]
     """
     _check(s)
-    if _is_one_node(_on_nodes(s)):
-        te, nde, nie, tde, tie = (named(name, *s, outcome) for name in ("TE", "NDE", "NIE", "TDE", "TIE"))
-    else:
-        whole, held, moved = _worlds(s)
-        xx, xm, mx, mm = (_mean(outcome, one) for one in (None, held, moved, whole))
-        te, nde, nie, tde, tie = mm - xx, xm - xx, mx - xx, mm - mx, mm - xm
+    te, nde, nie, tde, tie = (named(name, *s, outcome) for name in ("TE", "NDE", "NIE", "TDE", "TIE"))
     return {"TE": te, "NDE": nde, "NIE": nie, "TDE": tde, "TIE": tie, "INTmed": te - nde - nie}
 
 
@@ -117,7 +110,7 @@ def controlled_direct(*s: Assignment, held: Sequence[Assignment], outcome: Outco
     _check(s)
     if not held:
         raise ExpressionError(explain("CDE(m) holds nothing", mend="give held=[desc(attn[5]) << mean], or ask for TE"))
-    return _mean(outcome, Do((*s, *held))) - _mean(outcome, Do((*_kept(s), *held)))
+    return _mean(outcome, Do((*s, *held))) - _mean(outcome, Do((*kept(Do(s)), *held)))
 
 
 def four_way(*s: Assignment, held: Sequence[Assignment], outcome: Outcome = LOGIT) -> dict[str, Query]:
@@ -269,50 +262,3 @@ def _node_target(one: Assignment) -> Ref:
     if isinstance(one.target, Path) or one.along_paths:
         raise ExpressionError(explain(f"{one} sets edges; the edges of a path-specific effect are given apart"))
     return one.target
-
-
-def _worlds(s: Sequence[Assignment]) -> tuple[Do, Do, Do]:
-    """Return the worlds (x', M_x'), (x', M_x) and (x, M_x')."""
-    whole = Do(tuple(s))
-    below = Descendants(_set_nodes(s))
-    elsewhere = _elsewhere(s)
-    held = Do((*s, Assignment(below, NATURAL), *(Assignment(ref, NATURAL) for ref in elsewhere)))
-    under = Under(whole)
-    moved = Do((Assignment(below, under), *_kept(s), *(Assignment(ref, under) for ref in elsewhere)))
-    return whole, held, moved
-
-
-def _set_nodes(s: Sequence[Assignment]) -> Ref:
-    """Return X without positions; of an edge or a path its sender, as in the macros of the language."""
-    targets = (one.target.steps[0] if isinstance(one.target, Path) else one.target for one in s)
-    return union([without_position(target) for target in targets])
-
-
-def _on_nodes(s: Sequence[Assignment]) -> list[Ref]:
-    """Return what is set itself; an edge's sender keeps its own value, and so does what changes along paths."""
-    targets = [one.target for one in s if not isinstance(one.target, Path) and not one.along_paths]
-    return list(dict.fromkeys(part for ref in targets for part in (ref.parts if isinstance(ref, Union) else (ref,))))
-
-
-def _kept(s: Sequence[Assignment]) -> tuple[Assignment, ...]:
-    """Hold X natural where one of its nodes may lie downstream of another (or of what M is set to)."""
-    targets = _on_nodes(s)
-    return () if _is_one_node(targets) else tuple(Assignment(target, NATURAL) for target in targets)
-
-
-def _elsewhere(s: Sequence[Assignment]) -> list[Ref]:
-    """Return X's nodes at every position, where s sets them at named positions only."""
-    targets = _on_nodes(s)
-    if _is_one_node(targets):
-        return []
-    named = dict.fromkeys(ref.of for ref in targets if isinstance(ref, Located))
-    return [ref for ref in named if ref not in targets]
-
-
-def _is_one_node(targets: Sequence[Ref]) -> bool:
-    if len(targets) != 1:
-        return not targets
-    inner = targets[0].of if isinstance(targets[0], Located) else targets[0]
-    if not isinstance(inner, Component) or len(inner.layers) > 1 or len(inner.heads) > 1:
-        return False
-    return all(isinstance(number, int) for number in (*inner.layers, *inner.heads))

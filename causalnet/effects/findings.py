@@ -1,7 +1,9 @@
 """What a summary says, in sentences made from its numbers alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
+
+from causalnet.graph.node import Node
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -12,12 +14,14 @@ _ALPHA = 0.05
 
 
 def findings(result: "Mapping[str, Any] | xr.Dataset") -> list[str]:
-    """Say in three sentences what a sweep found.
+    """Say in five sentences what a sweep found.
 
     The first: at which nodes the layers downstream give back what the ablation removed (their response is above 0
     on average and grows with the node's direct effect, after Holm's correction), and where most.
     The second: which share of all that was lost comes back, from attention, from MLPs and from the final norm.
-    The third: how often the response repairs rather than breaks, and how well the split closes.
+    The third: at which nodes the total effect is smaller than the direct one (TE − DE above 0), and at which larger.
+    The fourth: whether that has the shape of McGrath et al. (2023), where later layers are restored and earlier not.
+    The fifth: how often the response repairs rather than breaks, and how well the split closes.
 
     Parameters
     ----------
@@ -27,12 +31,13 @@ def findings(result: "Mapping[str, Any] | xr.Dataset") -> list[str]:
     Returns
     -------
     list of str
-        Three sentences.
+        Five sentences.
 
     Examples
     --------
     >>> node = {"name": "attn[0]", "slope": 0.01, "slope_ci": [-0.04, 0.05], "r2": 0.0, "p_holm": 1.0,
-    ...         "ce": 0.1, "ce_ci": [0.0, 0.2], "responders": []}
+    ...         "ce": 0.1, "ce_ci": [0.0, 0.2], "de_ci": [-2.5, -1.5], "self_repair": 0.1,
+    ...         "self_repair_ci": [-0.1, 0.3], "responders": []}
     >>> part = {"nodes": 1, "lost": 2.0, "stable": True, "repaired_pairs": 0.5, "repaired_pairs_ci": [0.4, 0.6]}
     >>> for name in ("self_repair", "ce_attn", "ce_mlp", "norm"):
     ...     part |= {name: 0.0, f"{name}_ci": [-0.1, 0.1]}
@@ -47,7 +52,13 @@ def findings(result: "Mapping[str, Any] | xr.Dataset") -> list[str]:
         from causalnet.effects.summary import summarise
 
         summary = summarise(cast("xr.Dataset", result))
-    return [_restored(summary), _shares(summary), _checks(summary)]
+    return [
+        _compensated(summary),
+        _shares(summary),
+        _restored(summary),
+        _shape(summary),
+        _checks(summary),
+    ]
 
 
 def spread(entry: Mapping[str, Any], key: str, level: float, percent: bool = False) -> str:
@@ -65,7 +76,7 @@ def number(value: float, percent: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def _restored(summary: Mapping[str, Any]) -> str:
+def _compensated(summary: Mapping[str, Any]) -> str:
     nodes, level, few = summary["nodes"], summary["level"], summary["prompts"] < 3
     drawn = f", {summary['donors']} donors each" if summary["donors"] else ""
     of = f"{len(nodes)} nodes ({summary['ablation']} ablation, {summary['prompts']} prompts{drawn})"
@@ -119,6 +130,57 @@ def _shares(summary: Mapping[str, Any]) -> str:
         f"prompts) {spread(shown, 'self_repair', level, True)} {sense}: the final norm gives "
         f"{spread(pooled, 'norm', level, True)}, attention {spread(pooled, 'ce_attn', level, True)}, MLPs "
         f"{spread(pooled, 'ce_mlp', level, True)}."
+    )
+
+
+def _lossy(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the nodes whose ablation clearly removes logit directly."""
+    return [node for node in summary["nodes"] if node["de_ci"][1] < 0]
+
+
+def _restored(summary: Mapping[str, Any]) -> str:
+    level, lossy = summary["level"], _lossy(summary)
+    if summary["prompts"] < 3 or not lossy:
+        return "At no node can it be told that the ablation removes logit directly, so none can be called restored."
+    up = sorted((n for n in lossy if n["self_repair_ci"][0] > 0), key=lambda n: -n["self_repair"])
+    down = sorted((n for n in lossy if n["self_repair_ci"][1] < 0), key=lambda n: n["self_repair"])
+    said = []
+    for found, what in ((up, "above 0 (restored)"), (down, "below 0 (breakage)")):
+        named = f", most at {found[0]['name']}: {spread(found[0], 'self_repair', level)} logits" if found else ""
+        names = f" ({_names(found)})" if len(found) > 1 else ""
+        said.append(f"{what} at {len(found) or 'none'}{names}{named}")
+    rest = len(lossy) - len(up) - len(down)
+    return (
+        f"Of the {len(lossy)} nodes whose ablation clearly removes logit directly, TE − DE is {said[0]}, and "
+        f"{said[1]}; at {rest or 'none'} it cannot be told from 0."
+    )
+
+
+def _names(found: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(node["name"]) for node in found[:6]) + (", …" if len(found) > 6 else "")
+
+
+def _shape(summary: Mapping[str, Any]) -> str:
+    """Compare the later half of the layers with the earlier one."""
+    layers = 1 + max((Node.parse(node["name"]).layer or 0 for node in summary["nodes"]), default=0)
+    halves: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = ([], [])
+    for node in _lossy(summary):
+        halves[2 * (Node.parse(node["name"]).layer or 0) >= layers].append(node)
+    counts = [(sum(n["self_repair_ci"][0] > 0 for n in half), len(half)) for half in halves]
+    broken = [sum(n["self_repair_ci"][1] < 0 for n in half) for half in halves]
+    (early, of_early), (late, of_late) = counts
+    if summary["prompts"] < 3 or not of_late or layers < 2:
+        return "Whether later layers are restored and earlier ones not cannot be told here."
+    if not late:
+        verdict = "does not hold"
+    elif 2 * late > of_late and early * of_late < late * max(of_early, 1):
+        verdict = "holds"
+    else:
+        verdict = "holds in part"
+    return (
+        f"The shape reported by McGrath et al. (2023), |TE| below |DE| in later layers, {verdict}: of the nodes that "
+        f"clearly lose logit directly, {late} of {of_late} in the later half of the {layers} layers are restored and "
+        f"{broken[1]} break further; in the earlier half {early} of {of_early} and {broken[0]}."
     )
 
 

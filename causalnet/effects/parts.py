@@ -1,6 +1,6 @@
 """The numbers that summaries and comparisons start from: a sweep averaged over its donors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +11,26 @@ from causalnet.graph.node import Node
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["FRACTIONS", "GROUPS", "PARTS", "cells", "closure", "group", "kind", "prompt_means", "self_repair"]
+__all__ = [
+    "FRACTIONS",
+    "GROUPS",
+    "PARTS",
+    "blocks",
+    "cells",
+    "closure",
+    "group",
+    "kind",
+    "prompt_means",
+    "response_means",
+    "self_repair",
+]
 
 # What a node's total effect consists of, and what is made of it.
 PARTS = ("te", "de", "ce", "ce_attn", "ce_mlp", "norm", "self_repair")
 # Those that are given as shares of what an ablation removes directly.
 FRACTIONS = ("self_repair", "ce", "ce_attn", "ce_mlp", "norm")
 GROUPS = ("all", "attn", "mlp")
+_BLOCK = 1 << 26  # bytes of changes of direct effects that are held at a time
 
 
 def self_repair(ds: "xr.Dataset") -> "xr.DataArray":
@@ -52,11 +65,24 @@ def kind(name: str) -> str:
     return "attn" if own in ("attn", "head", "bias") else own
 
 
+def blocks(ds: "xr.Dataset") -> Iterator[slice]:
+    """Yield blocks of prompts whose changes of direct effects are few enough to be held: a store may be larger."""
+    delta = ds["delta_de"]
+    step = max(1, _BLOCK // max(1, delta.nbytes // max(1, delta.shape[0])))
+    for first in range(0, delta.shape[0], step):
+        yield slice(first, first + step)
+
+
 def cells(ds: "xr.Dataset") -> dict[str, np.ndarray]:
     """Every part [prompt, node, donor] in float64; NaN where a prompt has fewer donors."""
-    found = {name: ds[name].values.astype(np.float64) for name in ("te", "de", "ce", "norm")}
+    found = [_cells(ds, block) for block in blocks(ds)]
+    return {name: np.concatenate([one[name] for one in found]) for name in PARTS}
+
+
+def _cells(ds: "xr.Dataset", block: slice) -> dict[str, np.ndarray]:
+    found = {name: ds[name][block].values.astype(np.float64) for name in ("te", "de", "ce", "norm")}
     kinds = np.array([kind(name) for name in ds["responder"].values.tolist()])
-    delta = ds["delta_de"].values
+    delta = ds["delta_de"][block].values
     for one in ("attn", "mlp"):
         found[f"ce_{one}"] = delta[..., kinds == one].sum(-1, dtype=np.float64)
     found["self_repair"] = found["ce"] + found["norm"]
@@ -65,8 +91,19 @@ def cells(ds: "xr.Dataset") -> dict[str, np.ndarray]:
 
 def prompt_means(ds: "xr.Dataset") -> dict[str, np.ndarray]:
     """Every part's donor mean [prompt, node], and ``clean``, the clean direct effect, in float64."""
-    means = {name: donor_mean(values) for name, values in cells(ds).items()}
+    found = [{name: donor_mean(values) for name, values in _cells(ds, block).items()} for block in blocks(ds)]
+    means = {name: np.concatenate([one[name] for one in found]) for name in PARTS}
     return {**means, "clean": ds["clean_direct"].values.astype(np.float64)}
+
+
+def response_means(ds: "xr.Dataset") -> np.ndarray:
+    """Donor mean of each responder's change of direct effect [prompt, node, responder], in float32."""
+    shape = tuple(ds.sizes[name] for name in ("prompt", "node", "responder"))
+    found = np.zeros(shape, dtype=np.float32)
+    if shape[2]:
+        for block in blocks(ds):
+            found[block] = donor_mean(ds["delta_de"][block].values, axis=2)
+    return found
 
 
 def group(nodes: Sequence[str], which: str) -> np.ndarray:
@@ -82,9 +119,12 @@ def closure(ds: "xr.Dataset") -> tuple[float, float]:
     tuple of float
         Logits, and the share of the larger of the clean |logit| and |DE| + Σ|ΔDE| + |NORM| of the same cell.
     """
-    residual = np.abs(ds["residual"].values.astype(np.float64))
-    parts = np.abs(ds["de"].values.astype(np.float64)) + np.abs(ds["norm"].values.astype(np.float64))
-    parts += np.abs(ds["delta_de"].values).sum(-1, dtype=np.float64)
-    size = np.fmax(parts, np.abs(ds["clean_logit"].values.astype(np.float64))[:, None, None])
-    share = np.divide(residual, size, out=np.zeros_like(residual), where=size > 0)
-    return float(np.nanmax(residual)), float(np.nanmax(share))
+    largest = relative = 0.0
+    for block in blocks(ds):
+        residual = np.abs(ds["residual"][block].values.astype(np.float64))
+        parts = np.abs(ds["de"][block].values.astype(np.float64)) + np.abs(ds["norm"][block].values.astype(np.float64))
+        parts += np.abs(ds["delta_de"][block].values).sum(-1, dtype=np.float64)
+        size = np.fmax(parts, np.abs(ds["clean_logit"][block].values.astype(np.float64))[:, None, None])
+        share = np.divide(residual, size, out=np.zeros_like(residual), where=size > 0)
+        largest, relative = max(largest, float(np.nanmax(residual))), max(relative, float(np.nanmax(share)))
+    return largest, relative

@@ -12,7 +12,17 @@ import numpy as np
 
 from causalnet.effects.comparison import compare
 from causalnet.effects.findings import findings
-from causalnet.effects.parts import FRACTIONS, GROUPS, PARTS, cells, closure, group, prompt_means, self_repair
+from causalnet.effects.parts import (
+    FRACTIONS,
+    GROUPS,
+    PARTS,
+    cells,
+    closure,
+    group,
+    prompt_means,
+    response_means,
+    self_repair,
+)
 from causalnet.effects.statistics import (
     Interval,
     benjamini_hochberg,
@@ -35,11 +45,12 @@ if TYPE_CHECKING:
 __all__ = ["compare", "findings", "self_repair", "summarise"]
 
 _POOLS = ("conditional", "random")
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """A sweep's numbers and how its intervals are to be made."""
+    """A sweep's numbers and how its intervals are to be made; ``cells`` are there for a random pool alone."""
 
     cells: Mapping[str, np.ndarray]
     means: Mapping[str, np.ndarray]
@@ -70,12 +81,19 @@ class _Sample:
             return crossed_slope_interval(x, values, self.donors, shared=self.shared, **self.options)
         return slope_interval(x, self.means[name], **self.options)
 
+    @property
+    def parts(self) -> Mapping[str, np.ndarray]:
+        """Every part: [prompt, node], or [prompt, donor, node] for a random pool."""
+        if not self.random:
+            return self.means
+        return {name: part.swapaxes(1, 2) for name, part in self.cells.items()}
+
     def fraction(self, top: np.ndarray, bottom: np.ndarray) -> Interval:
-        """Σ top / Σ bottom [...] from cells [prompt, donor, ...]."""
+        """Σ top / Σ bottom [...] of what was made of :attr:`parts`."""
+        if not self.random:
+            return ratio_interval(top, bottom, **self.options)
         mean_top, mean_bottom = np.nanmean(top, axis=1), np.nanmean(bottom, axis=1)
         found = ratio_interval(mean_top, mean_bottom, **self.options)
-        if not self.random:
-            return found
         # The delta method: to first order the ratio errs as the mean of these scores does.
         total = mean_bottom.mean(0)
         safe = np.where(total == 0, 1.0, total)
@@ -140,7 +158,7 @@ def summarise(
         raise InputError(explain(f"{ds.attrs['ablation']} draws no donors", mend="use pool='conditional'"))
     labels = ds["prompt"].values.tolist()
     sample = _Sample(
-        cells(ds),
+        cells(ds) if pool == "random" else {},
         prompt_means(ds),
         _positions(ds["donor_index"].values, labels),
         ds.attrs["donor_pool"] == "prompts",
@@ -206,10 +224,9 @@ def _nodes(ds: "xr.Dataset", sample: _Sample, names: list[str], permutations: in
         columns |= {f"slope_ce_{one}": part.slope, f"r2_ce_{one}": part.r2}
     _put(columns, "slope_repair", sample.slope(clean, "self_repair"))
     columns["r2_te"] = regression(clean, means["te"]).r2
-    down = {name: part.swapaxes(1, 2) for name, part in sample.cells.items()}
-    _put(columns, "pooled", sample.fraction(down["self_repair"], -down["de"]))
+    _put(columns, "pooled", sample.fraction(sample.parts["self_repair"], -sample.parts["de"]))
     columns["pooled_stable"] = _stable(loss, len(clean))
-    _put(columns, "above_drop", mean_interval(clean > -means["te"], **sample.options))
+    _put(columns, "above_drop", _share(mean_interval(clean > -means["te"], **sample.options)))
     columns["responders"] = _responders(ds)
     return [{key: values[place] for key, values in columns.items()} for place in range(len(names))]
 
@@ -219,14 +236,15 @@ def _pooled(sample: _Sample, names: list[str]) -> dict[str, Any]:
     inside = {which: group(names, which) for which in GROUPS}
     inside = {which: chosen for which, chosen in inside.items() if chosen.any()}
     masks = np.stack(list(inside.values()), axis=1).astype(np.float64)  # [node, group]
-    summed = {name: part.swapaxes(1, 2) @ masks for name, part in sample.cells.items()}  # [prompt, donor, group]
+    summed = {name: part @ masks for name, part in sample.parts.items()}  # [prompt, (donor,) group]
     lost = -summed["de"]
-    loss = mean_interval(np.nanmean(lost, axis=1), **sample.options)
+    loss = mean_interval(-sample.means["de"] @ masks, **sample.options)
     top = np.stack([summed[part] for part in FRACTIONS], axis=-1)
     shares = sample.fraction(top, np.broadcast_to(lost[..., None], top.shape))
     eligible = (sample.means["de"] < 0).astype(np.float64)
-    repaired = eligible * (sample.means["self_repair"] > 0)
-    pairs = ratio_interval(repaired @ masks, eligible @ masks, **sample.options)
+    # What is within rounding of nothing repairs nothing.
+    repaired = eligible * (sample.means["self_repair"] > _ROUNDING * np.abs(sample.means["de"]))
+    pairs = _share(ratio_interval(repaired @ masks, eligible @ masks, **sample.options))
     stable = _stable(loss, len(lost))
     found: dict[str, Any] = {}
     for place, (which, chosen) in enumerate(inside.items()):
@@ -239,6 +257,11 @@ def _pooled(sample: _Sample, names: list[str]) -> dict[str, Any]:
     return found
 
 
+def _share(found: Interval) -> Interval:
+    """Cut an interval of a share at 0 and 1: a bootstrap of rare events knows no such bounds."""
+    return Interval(found.estimate, found.se, *(np.clip(end, 0.0, 1.0) for end in (found.low, found.high)))
+
+
 def _stable(lost: Interval, prompts: int) -> np.ndarray:
     """Whether what was lost is clearly not 0, so that a share of it means something."""
     return lost.excludes(0.0) & (prompts >= 3)
@@ -247,7 +270,7 @@ def _stable(lost: Interval, prompts: int) -> np.ndarray:
 def _responders(ds: "xr.Dataset", most: int = 3) -> list[list[dict[str, Any]]]:
     """For each node the responders with the largest mean change of direct effect."""
     names = ds["responder"].values.tolist()
-    delta = np.nanmean(ds["delta_de"].values, axis=2, dtype=np.float64).mean(0) if names else np.zeros((1, 0))
+    delta = response_means(ds).mean(0, dtype=np.float64) if names else np.zeros((1, 0))
     lists = []
     for row in delta:
         order = [place for place in np.argsort(-np.abs(row), kind="stable")[:most] if row[place] != 0]

@@ -9,9 +9,12 @@ docs):
 ``TE`` and ``NORM`` come from the model's own final norm and unembedding, ``DE`` and ``CE`` from the
 contributions, so that the closure residual says something.  Which nodes respond is read off the graph:
 the descendants of X that contribute to the logits.
+
+Y may be any outcome that is linear in the contributions once the norm is held: the centred logit of a token,
+or the difference of two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,7 @@ from causalnet.effects.schema import sweep_dataset
 from causalnet.engine.inputs import Inputs
 from causalnet.engine.plan import Plan, Reading, plan
 from causalnet.engine.run import run
-from causalnet.errors import UnsupportedModelError
+from causalnet.errors import InputError, UnsupportedModelError, explain
 from causalnet.expr.outcomes import TARGET, Outcome
 from causalnet.expr.positions import LAST, Position
 from causalnet.expr.refs import Component
@@ -33,7 +36,7 @@ from causalnet.model.mechanism import Mechanisms
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Cell", "cells", "find_targets", "sweep"]
+__all__ = ["Cell", "Measured", "answering", "cells", "expression", "find_targets", "linear_outcome", "measure", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -82,19 +85,50 @@ def cells(
     for node in nodes:
         write = (Site(node, position), value)
         reached = graph.descendants(node)
-        responders = tuple(other for other in graph.contributors if other in reached)
+        # The bias of an attention whose heads are nodes is a constant: it answers nothing.
+        responders = tuple(other for other in graph.contributors if other in reached and other.kind != "bias")
         frozen = World((write, (Site(Node("norm")), NATURAL)))
         found.append(Cell(node, World((write,)), frozen, responders))
     return tuple(found)
 
 
-def _outcome(mechanisms: Mechanisms) -> Outcome:
-    """Return the outcome that the split belongs to: before the soft-cap, where the model has one."""
-    return Outcome("logit" if mechanisms.readout.softcap is None else "precap_logit", (TARGET,))
+def expression(cell: Cell, outcome: Outcome | None = None) -> str:
+    """Return a cell's total effect on an outcome as a do-expression; without one, on the target's logit."""
+    return cell.expression if outcome is None else f"{cell.expression[:-1]}; {outcome})"
 
 
-def _direct(world: World, node: Node) -> Reading:
-    return Reading(world, Outcome("direct", (TARGET,), Component.of(node)), (node,))
+def answering(found: Sequence[Cell], graph: CausalGraph) -> tuple[Node, ...]:
+    """Return every node that responds to some cell, in order of computation."""
+    reached = {node for cell in found for node in cell.responders}
+    return tuple(node for node in graph.contributors if node in reached)
+
+
+def linear_outcome(mechanisms: Mechanisms, outcome: Outcome | None = None) -> Outcome:
+    """Return the outcome that a sweep splits, checked; by default the target's logit, before a soft-cap.
+
+    Raises
+    ------
+    InputError
+        If the outcome is not linear in the contributions, so that it has no responders to add up.
+    """
+    capped = mechanisms.readout.softcap is not None
+    if outcome is None:
+        return Outcome("precap_logit" if capped else "logit", (TARGET,))
+    linear = ("precap_logit",) if capped else ("logit", "logit_diff", "precap_logit")
+    if outcome.name not in linear:
+        what = f"{outcome} is not linear in the contributions, so it does not split over responders"
+        mend = f"choose {' or '.join(linear)}, or ask for its TE, DE, CE and NORM by 'causalnet do'"
+        raise InputError(explain(what, mend=mend))
+    if outcome.position != LAST:
+        raise InputError(explain(f"{outcome} is not read at the last token", mend="a sweep reads there"))
+    return outcome
+
+
+def _direct(world: World, node: Node, outcome: Outcome) -> tuple[tuple[float, Reading], ...]:
+    """Read a node's direct effect: of a difference of two tokens, the difference of theirs."""
+    of = Component.of(node)
+    reads = [Reading(world, Outcome("direct", (token,), of), (node,)) for token in outcome.tokens]
+    return tuple(zip((1.0, -1.0), reads, strict=False))
 
 
 def find_targets(mechanisms: Mechanisms, inputs: Inputs) -> np.ndarray:
@@ -106,19 +140,136 @@ def find_targets(mechanisms: Mechanisms, inputs: Inputs) -> np.ndarray:
 def _readings(graph: CausalGraph, found: Sequence[Cell], outcome: Outcome) -> list[Reading]:
     contributors = [node for node in graph.contributors if node.kind != "bias"]
     readings = [Reading(NATURAL_WORLD, outcome)]
-    readings += [_direct(NATURAL_WORLD, node) for node in contributors]
+    readings += [read for node in contributors for _, read in _direct(NATURAL_WORLD, node, outcome)]
     for cell in found:
         readings += [Reading(cell.world, outcome), Reading(cell.frozen, outcome)]
-        readings += [_direct(cell.world, node) for node in (cell.node, *cell.responders)]
-    return readings
+        for node in (cell.node, *cell.responders):
+            readings += [read for _, read in _direct(cell.world, node, outcome)]
+    return list(dict.fromkeys(readings))
 
 
-def plan_sweep(mechanisms: Mechanisms, found: Sequence[Cell], inputs: Inputs, graph: CausalGraph | None = None) -> Plan:
+def plan_sweep(
+    mechanisms: Mechanisms,
+    found: Sequence[Cell],
+    inputs: Inputs,
+    graph: CausalGraph | None = None,
+    outcome: Outcome | None = None,
+) -> Plan:
     """Plan a sweep's cells as one computation."""
     graph = mechanisms.graph if graph is None else graph
     worlds = [world for cell in found for world in (cell.world, cell.frozen)]
-    readings = _readings(graph, found, _outcome(mechanisms))
+    readings = _readings(graph, found, linear_outcome(mechanisms, outcome))
     return plan(mechanisms.graph, worlds, readings, inputs.shape, draws=inputs.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a sweep measured, before it is given names and units.
+
+    Attributes
+    ----------
+    te, de, norm
+        [prompt, node, donor]; NaN where a prompt has fewer donors.
+    delta_de
+        [prompt, node, donor, responder].
+    clean_direct, clean_responder, clean_logit
+        [prompt, node], [prompt, responder], [prompt].
+    targets
+        [prompt]: token of each prompt's target.
+    """
+
+    te: np.ndarray
+    de: np.ndarray
+    norm: np.ndarray
+    delta_de: np.ndarray
+    clean_direct: np.ndarray
+    clean_responder: np.ndarray
+    clean_logit: np.ndarray
+    targets: np.ndarray
+
+    def arrays(self) -> dict[str, Any]:
+        """Return the variables of the schema that are measured, with ``ce`` and ``residual`` in float64."""
+        ce = self.delta_de.sum(-1)
+        found = {name: getattr(self, name) for name in ("te", "de", "norm", "delta_de")}
+        found |= {name: getattr(self, name) for name in ("clean_direct", "clean_responder", "clean_logit")}
+        return {**found, "ce": ce, "residual": self.te - self.de - ce - self.norm}
+
+
+def measure(
+    mechanisms: Mechanisms,
+    inputs: Inputs,
+    found: Sequence[Cell],
+    *,
+    graph: CausalGraph,
+    responders: Sequence[Node] | None = None,
+    outcome: Outcome | None = None,
+    lookup: Callable[[str], int] | None = None,
+    memory: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Run cells and split their effects.
+
+    Parameters
+    ----------
+    mechanisms, inputs
+        The compiled model; prompts, donors, targets.
+    found
+        The cells.
+    graph
+        Where responders are read from.
+    responders
+        The responder axis; default those of these cells.
+    outcome, lookup
+        What is read (see :func:`linear_outcome`), and how its tokens become numbers.
+    memory, progress
+        As in :func:`causalnet.engine.run.run`.
+
+    Returns
+    -------
+    Measured
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a node's direct effect is not defined (heads before a norm).
+    InputError
+        If the outcome does not split.
+    """
+    _check_direct(graph, [cell.node for cell in found])
+    outcome = linear_outcome(mechanisms, outcome)
+    planned = plan_sweep(mechanisms, found, inputs, graph, outcome)
+    trace = run(mechanisms, planned, inputs, lookup=lookup, memory=memory, progress=progress)
+    values = trace.values
+    responders = answering(found, graph) if responders is None else tuple(responders)
+
+    def direct(world: World, node: Node) -> np.ndarray:
+        return sum((sign * values[read] for sign, read in _direct(world, node, outcome)), np.zeros(1))
+
+    clean = values[Reading(NATURAL_WORLD, outcome)]
+    natural = {node: direct(NATURAL_WORLD, node) for node in {*responders, *(cell.node for cell in found)}}
+    prompts, draws = len(inputs.ids), max(values[Reading(cell.world, outcome)].shape[1] for cell in found)
+    te, de, norm = (np.empty((prompts, len(found), draws)) for _ in range(3))
+    delta = np.zeros((prompts, len(found), draws, len(responders)))
+    place = {node: index for index, node in enumerate(responders)}
+    for index, cell in enumerate(found):
+        total = values[Reading(cell.world, outcome)]
+        te[:, index] = total - clean
+        norm[:, index] = total - values[Reading(cell.frozen, outcome)]
+        de[:, index] = direct(cell.world, cell.node) - natural[cell.node]
+        for node in cell.responders:
+            delta[:, index, :, place[node]] = direct(cell.world, node) - natural[node]
+        delta[:, index][np.isnan(total)] = np.nan
+    empty = np.zeros((prompts, 0))
+    return Measured(
+        te,
+        de,
+        norm,
+        delta,
+        np.concatenate([natural[cell.node] for cell in found], axis=1),
+        np.concatenate([natural[node] for node in responders], axis=1) if responders else empty,
+        clean[:, 0],
+        trace.targets,
+    )
 
 
 def sweep(
@@ -129,9 +280,11 @@ def sweep(
     *,
     texts: Sequence[str],
     decode: Callable[[int], str],
-    record: dict[str, Any],
+    record: Mapping[str, Any],
     graph: CausalGraph | None = None,
     position: Position | None = LAST,
+    outcome: Outcome | None = None,
+    lookup: Callable[[str], int] | None = None,
     memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "xr.Dataset":
@@ -155,8 +308,8 @@ def sweep(
         Where responders are read from; default the model's own graph.
     position
         Where the nodes are set; default the last token.
-    memory, progress
-        As in :func:`causalnet.engine.run.run`.
+    outcome, lookup, memory, progress
+        As in :func:`measure`.
 
     Returns
     -------
@@ -168,50 +321,30 @@ def sweep(
     ------
     UnsupportedModelError
         If a node's direct effect is not defined (heads before a norm).
+    InputError
+        If the outcome does not split.
     """
     graph = mechanisms.graph if graph is None else graph
-    _check_direct(graph, nodes)
     found = cells(graph, nodes, value, position)
-    planned = plan_sweep(mechanisms, found, inputs, graph)
-    trace = run(mechanisms, planned, inputs, memory=memory, progress=progress)
-    outcome = _outcome(mechanisms)
-    responders = [node for node in graph.contributors if any(node in cell.responders for cell in found)]
-    clean = trace[Reading(NATURAL_WORLD, outcome)]
-    natural = {node: trace[_direct(NATURAL_WORLD, node)] for node in {*nodes, *responders}}
-    prompts, draws = len(texts), trace[Reading(found[0].world, outcome)].shape[1]
-    te, de, norm = (np.empty((prompts, len(found), draws)) for _ in range(3))
-    delta = np.zeros((prompts, len(found), draws, len(responders)))
-    place = {node: index for index, node in enumerate(responders)}
-    for index, cell in enumerate(found):
-        total = trace[Reading(cell.world, outcome)]
-        te[:, index] = total - clean
-        norm[:, index] = total - trace[Reading(cell.frozen, outcome)]
-        de[:, index] = trace[_direct(cell.world, cell.node)] - natural[cell.node]
-        for node in cell.responders:
-            delta[:, index, :, place[node]] = trace[_direct(cell.world, node)] - natural[node]
-        missing = np.isnan(total)
-        delta[:, index][missing] = np.nan
+    responders = answering(found, graph)
+    made = measure(
+        mechanisms, inputs, found, graph=graph, responders=responders, outcome=outcome, lookup=lookup,
+        memory=memory, progress=progress,
+    )  # fmt: skip
+    draws = made.te.shape[2]
     donors = inputs.donors if inputs.donors is not None and draws == inputs.count else None
     return sweep_dataset(
-        te=te,
-        de=de,
-        norm=norm,
-        delta_de=delta,
-        clean_direct=np.concatenate([natural[cell.node] for cell in found], axis=1),
-        clean_responder=np.concatenate([natural[node] for node in responders], axis=1)
-        if responders
-        else np.zeros((prompts, 0)),
-        clean_logit=clean[:, 0],
-        target_id=trace.targets,
-        target=[decode(int(token)) for token in trace.targets],
+        **made.arrays(),
+        target_id=made.targets,
+        target=[decode(int(token)) for token in made.targets],
         text=list(texts),
         nodes=[str(cell.node) for cell in found],
         responders=[str(node) for node in responders],
-        donor_index=np.full((prompts, draws), -1) if donors is None else donors,
+        donor_index=np.full((len(texts), draws), -1) if donors is None else donors,
         model=mechanisms.name,
         ablation=str(value),
         run=record,
-        expression=found[0].expression,
+        expression=expression(found[0], outcome),
         position="every" if position is None else str(position).lstrip("@"),
     )
 

@@ -16,15 +16,28 @@ CE          norm held − everything held                    E[Y | do(s, norm = 
 NORM        the final norm's response                      E[Y | do(s)] − E[Y | do(s, norm = natural)]
 =========== ============================================== =====================================
 
+So they read for one node.  In a *joint* set one node of X may lie downstream of another, and of a node that is
+set at some positions the others belong to M.  Then two parts are added, with ``X at its places`` what s sets and
+``X elsewhere`` its nodes at every other position (and the senders of edges that s sets):
+
+=================== ================================= ==================================================
+world               of                                gets
+=================== ================================= ==================================================
+Y(x', M_x)          DE NDE PDE TIE CE                 X elsewhere = natural
+Y(x, M_x')          IE NIE PIE TDE                    X at its places = natural,
+                                                      X elsewhere = under do(s)
+=================== ================================= ==================================================
+
 TE = DE + CE + NORM, TE = PDE + TIE and TE = TDE + PIE hold for every outcome.  IE is the natural
-indirect effect; it is neither CE nor CE + NORM.
+indirect effect; it is neither CE nor CE + NORM.  A soft value (``scale``, ``add``) is a function of what its node
+would be in the world at hand: in a joint set the x' of a soft node may differ from world to world.
 
 References
 ----------
 Pearl, Direct and indirect effects (2001).  McGrath et al., The Hydra effect (2023), for DE and CE.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,8 +46,21 @@ from causalnet.expr.assign import Assignment, Do, Path
 from causalnet.expr.conditions import CONDITIONS, Condition
 from causalnet.expr.operators import deeper
 from causalnet.expr.outcomes import TARGET, Outcome
+from causalnet.expr.positions import LAST
 from causalnet.expr.query import Expectation, Query, Term
-from causalnet.expr.refs import REFS, Component, Descendants, Ref, union, without_position
+from causalnet.expr.refs import (
+    REFS,
+    Component,
+    Descendants,
+    Difference,
+    Index,
+    Located,
+    Ref,
+    Slice,
+    Union,
+    union,
+    without_position,
+)
 from causalnet.expr.values import NATURAL, Under
 
 __all__ = [
@@ -52,6 +78,7 @@ __all__ = [
     "TIE",
     "Estimand",
     "expanded",
+    "kept",
     "named",
 ]
 
@@ -115,17 +142,32 @@ def expanded(query: Query) -> Query:
     return Query(tuple(parts), query.text)
 
 
+def kept(do: Do) -> tuple[Assignment, ...]:
+    """Hold X natural at the places where s sets it.
+
+    For one node that says nothing, and nothing is returned: no node of X is downstream of another.
+
+    Examples
+    --------
+    >>> from causalnet.expr import attn, do, last, zero
+    >>> [str(one) for one in kept(do(attn[0] @ last << zero, attn[3] << zero))]
+    ['attn[0]@last = natural', 'attn[3] = natural']
+    """
+    if _is_one_node(do):
+        return ()
+    places = [one.target for one in do.assignments if not _apart(one)]
+    return tuple(Assignment(target, NATURAL) for target in dict.fromkeys(places))
+
+
 def _set_nodes(do: Do) -> Ref:
     """Return X: what the intervention sets, at no position; for an edge its sender."""
-    found = []
-    for one in do.assignments:
-        target = one.target.steps[0] if isinstance(one.target, Path) else one.target
-        found.append(without_position(target))
-    return union(found)
+    return union(without_position(_sender(one)) for one in do.assignments)
 
 
 def _held(do: Do) -> Do:
-    return Do((*do.assignments, Assignment(Descendants(_set_nodes(do)), NATURAL)))
+    """Return the world Y(x', M_x)."""
+    held = (Descendants(_set_nodes(do)), *_elsewhere(do))
+    return Do((*do.assignments, *(Assignment(ref, NATURAL) for ref in held)))
 
 
 def _norm_held(do: Do) -> Do:
@@ -133,7 +175,82 @@ def _norm_held(do: Do) -> Do:
 
 
 def _indirect(do: Do) -> Do:
-    return Do((Assignment(Descendants(_set_nodes(do)), Under(do)),))
+    """Return the world Y(x, M_x')."""
+    moved = (Assignment(ref, Under(do)) for ref in _elsewhere(do))
+    return Do((Assignment(Descendants(_set_nodes(do)), Under(do)), *kept(do), *moved))
+
+
+def _sender(one: Assignment) -> Ref:
+    return one.target.steps[0] if isinstance(one.target, Path) else one.target
+
+
+def _apart(one: Assignment) -> bool:
+    """Whether an edge or a path is set, and its sender keeps its own value."""
+    return isinstance(one.target, Path) or bool(one.along_paths)
+
+
+def _flat(ref: Ref) -> Iterable[Ref]:
+    """Yield the parts of a union, each with its position."""
+    inner = ref.of if isinstance(ref, Located) else ref
+    for part in inner.parts if isinstance(inner, Union) else (inner,):
+        yield Located(part, ref.position) if isinstance(ref, Located) else part
+
+
+def _elsewhere(do: Do) -> list[Ref]:
+    """Return X's nodes at every position, those left out that s sets at every position; for one node nothing.
+
+    What s says of a place must win over this.  So a node that s names twice is held by its weaker name: an
+    explicit reference would beat the slice that sets it somewhere.  Where everything is set at the last position
+    nothing else can respond.
+    """
+    if _is_one_node(do):
+        return []
+    parts = [(part, _apart(one)) for one in do.assignments for part in _flat(_sender(one))]
+    before = [part for part, apart in parts if not apart and not isinstance(part, Located)]
+    last = all(isinstance(part, Located) and part.position == LAST for part, _ in parts)
+    somewhere = [without_position(part) for part, apart in parts if apart or (isinstance(part, Located) and not last)]
+    found: list[Ref] = []
+    for ref in sorted(dict.fromkeys(somewhere), key=_strength):
+        if ref not in before:
+            hidden = tuple(other for other in before if _may_meet(ref, other))
+            found.append(Difference(ref, hidden) if hidden else ref)
+            before.append(ref)
+    return found
+
+
+def _is_one_node(do: Do) -> bool:
+    one, *more = {without_position(part) for assigned in do.assignments for part in _flat(_sender(assigned))}
+    if more or not isinstance(one, Component) or len(one.layers) > 1 or len(one.heads) > 1:
+        return False
+    return all(isinstance(number, int) for number in (*one.layers, *one.heads))
+
+
+def _strength(ref: Ref) -> int:
+    """Return how strongly a reference names its nodes: computed, by a slice, by number."""
+    if not isinstance(ref, Component):
+        return 0
+    return 1 if any(isinstance(number, Slice) for number in (*ref.layers, *ref.heads)) else 2
+
+
+def _may_meet(one: Ref, other: Ref) -> bool:
+    """Whether two references may share a node; True where only a graph could tell."""
+    if not isinstance(one, Component) or not isinstance(other, Component):
+        return True
+    kinds = {"attn" if ref.kind in ("head", "bias") else ref.kind for ref in (one, other)}
+    if len(kinds) > 1 or not _overlap(one.layers, other.layers):
+        return False
+    return one.kind != other.kind or _overlap(one.heads, other.heads)
+
+
+def _overlap(one: Index, other: Index) -> bool:
+    return not one or any(max(a, c) < min(b, d) or min(a, c) < 0 for a, b in _spans(one) for c, d in _spans(other))
+
+
+def _spans(index: Index) -> Iterable[tuple[float, float]]:
+    """Yield half-open ranges; what is counted from the end starts below 0."""
+    for one in index:
+        start, stop = (one.start or 0, one.stop) if isinstance(one, Slice) else (one, one + 1)
+        yield (-1, -1) if min(start, stop or 0) < 0 else (start, float("inf") if stop is None else stop)
 
 
 ESTIMANDS: dict[str, tuple[Callable[[Do], _Worlds], str]] = {

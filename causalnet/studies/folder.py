@@ -11,7 +11,7 @@ from typing import Any
 
 from causalnet.errors import InputError, RunExistsError, explain
 
-__all__ = ["default_folder", "fresh_folder", "refuse_existing", "write_json"]
+__all__ = ["default_folder", "fresh_folder", "is_finished", "is_unfinished", "refuse_existing", "write_json"]
 
 
 def default_folder(study: str) -> Path:
@@ -66,22 +66,33 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise InputError(explain(f"cannot be read: {error.strerror}", where=str(path))) from error
     if not held:
         return
-    if not _is_run(path):
+    if not (is_finished(path) or is_unfinished(path)):
         what = f"this folder holds something that is not a run ({', '.join(held[:3])}{', …' * (len(held) > 3)})"
         raise (InputError if overwrite else RunExistsError)(
             explain(what, where=str(path), mend="name another with --out; only runs are ever replaced")
         )
-    if not overwrite:
-        raise RunExistsError(
-            explain("this folder holds a run", where=str(path), mend="name another with --out, or give --overwrite")
-        )
+    if overwrite:
+        return
+    if is_finished(path):
+        what, mend = "this folder holds a run", "name another with --out, or give --overwrite"
+    else:
+        what, mend = "this folder holds an unfinished run", "go on with --resume, or begin anew with --overwrite"
+    raise RunExistsError(explain(what, where=str(path), mend=mend))
 
 
-def _is_run(path: Path) -> bool:
-    """Return whether this folder itself is a run: a folder of runs must never be replaced by one."""
+def is_finished(path: Path) -> bool:
+    """Return whether this folder itself is a finished run: a folder of runs must never be replaced by one.
+
+    What says so is written last: ``summary.json`` of one model, ``comparison.json`` of several.
+    """
     if (path / "summary.json").is_file():
         return (path / "effects.zarr").is_dir()
     return (path / "comparison.json").is_file() and any(path.glob("*/summary.json"))
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether this folder is a run that was begun and can go on."""
+    return (path / "plan.json").is_file() and not is_finished(path)
 
 
 @contextmanager
@@ -172,4 +183,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         Texts, numbers, lists and mappings.
     """
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    made = path.with_name(f"{path.name}.partial")
+    made.write_text(text + "\n", encoding="utf-8")
+    made.replace(path)  # whole or not at all

@@ -3,181 +3,31 @@
 McGrath et al. (2023), "The Hydra Effect: Emergent Self-repair in Language Model Computations".
 """
 
-import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from causalnet.effects.comparison import compare
-from causalnet.effects.findings import findings
-from causalnet.effects.schema import save
-from causalnet.effects.summary import summarise
-from causalnet.errors import InputError, explain
-from causalnet.expr.values import MEAN, RESAMPLE, ZERO, SiteValue
-from causalnet.prompts import Prompts, choose_donors, encode
-from causalnet.studies.folder import default_folder, fresh_folder, write_json
-from causalnet.studies.record import run_record
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from causalnet.graph import CausalGraph
-    from causalnet.model.mechanism import Mechanisms
+from causalnet.errors import InputError
+from causalnet.prompts import Prompts
+from causalnet.studies.filters import keep
+from causalnet.studies.finish import Result, Run, finish
+from causalnet.studies.folder import default_folder, fresh_folder, is_finished, is_unfinished, refuse_existing
+from causalnet.studies.models import Loaded, Models
+from causalnet.studies.options import ABLATIONS, Arm, Options
+from causalnet.studies.plan import RunPlan, Sweep, check_same, read_plan, refuse
+from causalnet.studies.store import Markers, clean, create, read_labels, write
+from causalnet.studies.sweeps import Job, Question, Subject, compute, job, subject, sweep_model
+from causalnet.studies.variants import checkpoints, folder_of, questions, strata
 
 __all__ = ["ABLATIONS", "Arm", "Options", "Result", "Run", "hydra", "sweep_model"]
 
-ABLATIONS: Mapping[str, SiteValue] = {"resample": RESAMPLE, "zero": ZERO, "mean": MEAN}
-"""What a node can be set to in this study."""
-
-_CLOSES = {"float32": 1e-4, "float64": 1e-6}
-"""Largest relative closure residual by precision; lower ones round too much for the split to be a check."""
-
 Progress = Callable[[str, int, int], None]
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One model of the study.
-
-    Parameters
-    ----------
-    name
-        Name of its folder in a run of several models; empty: the model's own name.
-    model
-        A checkpoint folder or hub name.
-
-    Examples
-    --------
-    >>> Arm("plain", "path/to/checkpoint").name
-    'plain'
-    """
-
-    name: str
-    model: str
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a reader may choose; every field is recorded in the run.
-
-    Parameters
-    ----------
-    ablation
-        A key of :data:`ABLATIONS`.
-    donors
-        Donors per prompt (resample only).
-    limit
-        Use the first so many prompts; None: all.
-    seed
-        Of donors and of all resampling.
-    device, dtype
-        Where and in which precision the model runs.
-    same_target_donors
-        Allow donors whose target equals the prompt's.
-
-    Raises
-    ------
-    InputError
-        If the ablation is unknown or a number is too small.
-
-    Examples
-    --------
-    >>> Options(ablation="zero", limit=100).recorded()["given"]
-    {'ablation': 'zero', 'limit': 100}
-    """
-
-    ablation: str = "resample"
-    donors: int = 15
-    limit: int | None = None
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float32"
-    same_target_donors: bool = False
-
-    def __post_init__(self) -> None:
-        if self.ablation not in ABLATIONS:
-            raise InputError(explain(f"unknown ablation {self.ablation!r}", legal=ABLATIONS, got=self.ablation))
-        for name, least in (("donors", 1), ("limit", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; it must be at least {least}")
-
-    def recorded(self) -> dict[str, Any]:
-        """Return the options as given and as defaulted."""
-        defaults = {option.name: option.default for option in fields(self)}
-        chosen = asdict(self)
-        return {
-            "given": {name: value for name, value in chosen.items() if value != defaults[name]},
-            "defaulted": {name: value for name, value in chosen.items() if value == defaults[name]},
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What one arm gave.
-
-    Parameters
-    ----------
-    arm
-        The model.
-    data
-        Its sweep, see docs/schema.md.
-    summary
-        The content of ``summary.json``.
-    graph
-        Its causal graph.
-    """
-
-    arm: Arm
-    data: "xr.Dataset"
-    summary: dict[str, Any]
-    graph: "CausalGraph"
-
-    @property
-    def name(self) -> str:
-        """The arm's name, else the model's."""
-        return self.arm.name or str(self.summary["model"])
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A finished study: where it is and what it holds.
-
-    Parameters
-    ----------
-    path
-        The run folder.
-    results
-        One for each arm.
-    comparison
-        The first two arms side by side (the content of ``comparison.json``); None for one arm.
-    """
-
-    path: Path
-    results: tuple[Result, ...]
-    comparison: dict[str, Any] | None = None
-
-    @property
-    def misfits(self) -> list[str]:
-        """Which arms do not close: their parts do not add up to the total effect in the model's precision."""
-        found = []
-        for result in self.results:
-            dtype = json.loads(result.data.attrs["run"])["dtype"]
-            limit, size = _CLOSES.get(dtype), result.summary["closure_max_rel"]
-            if limit is not None and size > limit:
-                found.append(f"{result.name}: closure residual {size:.1e} is above {limit:.0e} for {dtype}")
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all that the run says in words and numbers, ready for JSON."""
-        return {
-            "run": str(self.path),
-            "report": str(self.path / "report.html"),
-            "arms": {result.name: result.summary for result in self.results},
-            "comparison": self.comparison,
-        }
+PROMPTS = "prompts.jsonl"
+_STEPS = 1000
+"""Steps of progress that one chunk counts for."""
 
 
 def hydra(
@@ -187,6 +37,7 @@ def hydra(
     options: Options | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Run the study on one model, or on several on the same prompts, and write the run folder.
@@ -198,11 +49,14 @@ def hydra(
     prompts
         The prompts.
     options
-        Ablation, donors, seed, device and so on.
+        Ablation, donors, seed, device, variants and so on.
     out
         The run folder; default ``runs/hydra-<time>``.
     overwrite
-        Replace a run that stands there; it is kept until the new one is complete.
+        Replace a run that stands there, once everything that can be refused has been checked.
+    resume
+        Go on with an unfinished run that stands there, or begin one; it ends with the same bytes of data as
+        one that was never stopped.
     progress
         Called with (what, done, total).
 
@@ -215,6 +69,8 @@ def hydra(
     ------
     InputError, PromptError, RunExistsError, UnsupportedModelError, CompileError
         If something cannot be used as given; nothing is written then.
+    OSError
+        If the data cannot be written; finished chunks are kept.
 
     References
     ----------
@@ -228,27 +84,30 @@ def hydra(
     >>> place = Path(tempfile.mkdtemp()) / "run"
     >>> run = hydra([Arm("", str(model_path("plain")))], prompts, options=options, out=place)
     >>> sorted(entry.name for entry in place.iterdir() if entry.stem != "graph")
-    ['effects.zarr', 'report.html', 'summary.json']
+    ['effects.zarr', 'plan.json', 'prompts.jsonl', 'report.html', 'summary.json', 'tables']
     >>> run.results[0].summary["closure_max_rel"] < 1e-4
     True
     """
     options = Options() if options is None else options
     _check_arms(arms)
     path = default_folder("hydra") if out is None else Path(out)
-    prompts = prompts if options.limit is None else prompts.take(options.limit)
-    several = len(arms) > 1
     say: Progress = (lambda what, done, total: None) if progress is None else progress
-    with fresh_folder(path, overwrite=overwrite) as folder:
-        results = tuple(_run_arm(arm, prompts, options, say) for arm in arms)
-        say("figures and report", 0, 1)
-        for result in results:
-            _write_arm(folder / result.arm.name if several else folder, result)
-        comparison = _compare(results)
-        if comparison is not None:
-            write_json(folder / "comparison.json", comparison)
-        _report(folder, results, comparison)
-        say("figures and report", 1, 1)
-    return Run(path, results, comparison)
+    study = _Study(tuple(arms), options, Models(options), say)
+    if resume and (is_unfinished(path) or is_finished(path)):
+        plan = read_plan(path)
+        check_same(plan, RunPlan.of([arm.name for arm in arms], prompts, options), path)
+        clean(path)
+        study.check(path, plan)
+    else:
+        refuse_existing(path, overwrite=overwrite)
+        with fresh_folder(path, overwrite=overwrite) as folder:
+            plan = study.begin(folder, prompts)
+    seconds = study.work(path, plan)
+    say("figures and report", 0, 1)
+    run = finish(path, plan, options, study.subjects(path, plan), seconds)
+    shutil.rmtree(path / "chunks", ignore_errors=True)
+    say("figures and report", 1, 1)
+    return run
 
 
 def _check_arms(arms: Sequence[Arm]) -> None:
@@ -261,127 +120,105 @@ def _check_arms(arms: Sequence[Arm]) -> None:
                 raise InputError(f"arm {name!r}: of several arms each needs a name of its own that can name a folder")
 
 
-def _run_arm(arm: Arm, prompts: Prompts, options: Options, say: Progress) -> Result:
-    from causalnet.model.compile import compile_model
-    from causalnet.model.load import load_model, load_tokenizer
+@dataclass(eq=False)
+class _Study:
+    """One run at work: its models, and the jobs of its sweeps, made when they are needed."""
 
-    started = time.perf_counter()
-    model = load_model(arm.model, dtype=options.dtype, device=options.device)
-    tokenizer = load_tokenizer(arm.model)
-    mechanisms = compile_model(model, name=arm.name or Path(arm.model).expanduser().resolve().name)
-    label = f"{mechanisms.name}: sweep"
-    data = sweep_model(mechanisms, tokenizer, prompts, options, progress=lambda done, total: say(label, done, total))
-    wall = time.perf_counter() - started
-    summary = summarise(data, wall_s=round(wall, 2), seed=options.seed)
-    summary["findings"] = findings(summary)
-    return Result(arm, data, summary, mechanisms.graph)
+    arms: tuple[Arm, ...]
+    options: Options
+    models: Models
+    say: Progress
+    jobs: dict[str, Job] = field(default_factory=dict)
 
+    def begin(self, folder: Path, prompts: Prompts) -> RunPlan:
+        """Check everything that can be refused, and write the plan and the empty stores."""
+        given = RunPlan.of([arm.name for arm in self.arms], prompts, self.options)
+        kept = keep(prompts, self.options, self.arms, self.models)
+        kept.to_jsonl(folder / PROMPTS)
+        sweeps: list[Sweep] = []
+        for number, arm in enumerate(self.arms):
+            home = arm.name if len(self.arms) > 1 else ""
+            shared: dict[str, Subject] = {}
+            for place, model, name, question in self._asked(arm):
+                loaded = self.models.take(model, name)
+                if model not in shared:
+                    shared[model] = subject(loaded.mechanisms, loaded.tokenizer, kept, self.options)
+                one = job(shared[model], question, self.options)
+                where = Path(home, place)
+                (folder / where).mkdir(parents=True, exist_ok=True)
+                create(folder / where / "effects.zarr", one.labels(), one.plan)
+                (folder / where / "graph.json").write_text(one.graph.to_json(), encoding="utf-8")
+                sweeps.append(Sweep(where.as_posix(), number, model, question, one.plan, loaded.weights))
+                self.jobs[where.as_posix()] = one
+            main = shared[arm.model]
+            strata(kept, main.encoded.lengths, self.options.strata)  # an unknown feature is refused now
+        plan = replace(given, sweeps=tuple(sweeps))
+        plan.write(folder)
+        return plan
 
-def sweep_model(
-    mechanisms: "Mechanisms",
-    tokenizer: Any,
-    prompts: Prompts,
-    options: Options,
-    *,
-    graph: "CausalGraph | None" = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> "xr.Dataset":
-    """Set every attention and MLP layer in turn at the last position; see :func:`causalnet.effects.sweep.sweep`.
+    def check(self, path: Path, plan: RunPlan) -> None:
+        """Refuse to go on with other models than those that the run was begun with."""
+        for sweep in plan.sweeps:
+            loaded = self._loaded(sweep)
+            if loaded.weights != sweep.weights:
+                what = f"{loaded.mechanisms.name} is another model than {sweep.model}: its config or weights differ"
+                refuse([what], path)
 
-    Parameters
-    ----------
-    mechanisms, tokenizer
-        The compiled model and the tokenizer that belongs to it.
-    prompts
-        The prompts, whose other members are the donors.
-    options
-        Ablation, donors and seed.
-    graph
-        Where the nodes to set and the responders are read from; default the model's own graph.
-    progress
-        Called with (rows done, rows in all).
+    def _loaded(self, sweep: Sweep) -> Loaded:
+        """Return the model of a sweep: a checkpoint by its own name, else the one that the arm names now."""
+        if sweep.family == "checkpoint":
+            return self.models.take(sweep.model, Path(sweep.folder).name)
+        arm = self.arms[sweep.arm]
+        return self.models.take(arm.model, arm.name)
 
-    Returns
-    -------
-    xarray.Dataset
-        ``te, de, ce, norm, residual [prompt, node, donor]`` and the rest of the sweep schema, in logits.
+    def _asked(self, arm: Arm) -> list[tuple[str, str, str, Question]]:
+        """Return every sweep of an arm: folder, model, name of the model, question."""
+        found = [(place, arm.model, arm.name, question) for place, question in questions(self.options).items()]
+        if self.options.checkpoints:
+            main = Question(self.options.ablations[0])
+            for name, model in checkpoints(Path(self.options.checkpoints)).items():
+                found.append((folder_of("checkpoint", name), model, name, main))
+        return found
 
-    Raises
-    ------
-    PromptError
-        If a prompt is empty or too long for the model, or has no donor; it is named.
+    def work(self, path: Path, plan: RunPlan) -> dict[str, float]:
+        """Compute the chunks that are not done; return the seconds that each sweep took, by folder."""
+        seconds = {}
+        for number, sweep in enumerate(plan.sweeps):
+            markers = Markers(path / "chunks" / str(number))
+            done = markers.done()
+            if is_finished(path) or len(done) == len(sweep.plan):
+                seconds[sweep.folder] = sum(done.values())
+                continue
+            one = self._job(path, sweep)
+            name = one.subject.mechanisms.name
+            what = f"{name}: {sweep.label or 'sweep'}"
+            for place, chunk in enumerate(sweep.plan):
+                if chunk.name in done:
+                    continue
+                started = time.perf_counter()
+                arrays = compute(one, chunk, progress=self._progress(what, place, len(sweep.plan)))
+                write(path / sweep.folder / "effects.zarr", chunk, arrays)
+                markers.set(chunk, time.perf_counter() - started)
+            seconds[sweep.folder] = sum(markers.done().values())
+        return seconds
 
-    Examples
-    --------
-    >>> from causalnet.demo import model_path, prompts_path
-    >>> from causalnet.model.compile import compile_model
-    >>> from causalnet.model.load import load_model, load_tokenizer
-    >>> mechanisms = compile_model(load_model(model_path("plain")), name="plain")
-    >>> prompts = Prompts.from_file(prompts_path()).take(3)
-    >>> data = sweep_model(mechanisms, load_tokenizer(model_path("plain")), prompts, Options(ablation="zero"))
-    >>> dict(data.sizes)
-    {'prompt': 3, 'node': 16, 'donor': 1, 'responder': 15}
-    """
-    from causalnet.effects.sweep import find_targets, sweep
-    from causalnet.engine.inputs import Inputs
+    def _progress(self, what: str, place: int, chunks: int) -> Callable[[int, int], None]:
+        def step(done: int, total: int) -> None:
+            self.say(what, (_STEPS * (place * total + done)) // total, _STEPS * chunks)
 
-    encoded = encode(
-        prompts, tokenizer, context=mechanisms.context, vocab_size=mechanisms.vocab, spans=(), answers="ignore"
-    )
-    targets = find_targets(mechanisms, Inputs(encoded.ids, seed=options.seed))
-    donors = None
-    if options.ablation == "resample":
-        donors = choose_donors(
-            targets.tolist(),
-            donors=options.donors,
-            seed=options.seed,
-            exclude_same_target=not options.same_target_donors,
-            keys=encoded.ids,
-            names=list(prompts.texts),
-        )
-        # Where no prompt has as many donors as asked, the axis is as long as the most that one has.
-        donors = donors[:, : int((donors >= 0).sum(1).max())]
-    graph = mechanisms.graph if graph is None else graph
-    nodes = [node for node in graph.contributors if node.kind in ("attn", "mlp")]
-    return sweep(
-        mechanisms,
-        Inputs(encoded.ids, targets=tuple(int(token) for token in targets), donors=donors, seed=options.seed),
-        nodes,
-        ABLATIONS[options.ablation],
-        texts=list(prompts.texts),
-        decode=lambda token: tokenizer.decode([token]),
-        record=run_record(mechanisms, prompts, seed=options.seed, arguments=options.recorded()),
-        graph=graph,
-        progress=progress,
-    )
+        return step
 
+    def _job(self, path: Path, sweep: Sweep) -> Job:
+        """Return the job of a sweep: from the beginning of this run, or made again from what its store holds."""
+        if sweep.folder not in self.jobs:
+            loaded = self._loaded(sweep)
+            targets, donors = read_labels(path / sweep.folder / "effects.zarr")
+            kept = Prompts.from_file(path / PROMPTS)
+            held = subject(loaded.mechanisms, loaded.tokenizer, kept, self.options, targets=targets)
+            made = job(held, sweep.question, self.options, donors=donors)
+            self.jobs[sweep.folder] = replace(made, plan=sweep.plan)
+        return self.jobs[sweep.folder]
 
-def _write_arm(folder: Path, result: Result) -> None:
-    from causalnet.draw import draw
-
-    folder.mkdir(parents=True, exist_ok=True)
-    save(result.data, folder / "effects.zarr")
-    write_json(folder / "summary.json", result.summary)
-    (folder / "graph.json").write_text(result.graph.to_json(), encoding="utf-8")
-    strongest = max(result.summary["nodes"], key=lambda node: abs(node["de"]))["name"]
-    draw(result.graph, result.data, node=strongest, path=folder / "graph.svg")
-
-
-def _compare(results: Sequence[Result]) -> dict[str, Any] | None:
-    if len(results) < 2:
-        return None
-    first, second = results[:2]
-    names = (first.name, second.name)
-    comparison = compare(first.summary, first.data, second.summary, second.data, names=names)
-    return {"arms": [result.name for result in results], **comparison}
-
-
-def _report(folder: Path, results: Sequence[Result], comparison: dict[str, Any] | None) -> None:
-    from causalnet.draw.report import Arm as Shown
-    from causalnet.draw.report import report
-
-    shown = [Shown(result.name, result.data, result.summary, result.graph) for result in results]
-    report(shown, folder / "report.html", comparison=comparison)
-    if len(shown) > 1:
-        for one in shown:
-            report(one, folder / one.name / "report.html")
+    def subjects(self, path: Path, plan: RunPlan) -> Mapping[str, Subject]:
+        """Return the model and the prompts of each arm's main sweep, by folder."""
+        return {sweep.folder: self._job(path, sweep).subject for sweep in plan.sweeps if not sweep.family}

@@ -10,7 +10,7 @@ from causalnet.prompts import Prompts
 if TYPE_CHECKING:
     from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["run_record"]
+__all__ = ["run_record", "versions"]
 
 
 def run_record(
@@ -35,12 +35,22 @@ def run_record(
         "dtype": str(mechanisms.dtype).removeprefix("torch."),
         "device": str(mechanisms.device),
         "attention": getattr(mechanisms.config, "_attn_implementation", None),
-        "versions": {name: _version(name) for name in ("causalnet-transformers", "torch", "transformers", "numpy")}
-        | {"python": platform.python_version()},
+        "versions": versions(),
         "seed": seed,
-        "prompts": {"source": prompts.name, "count": len(prompts), "notes": list(prompts.notes)},
+        "prompts": {
+            "source": prompts.name,
+            "count": len(prompts),
+            "notes": list(prompts.notes),
+            "dropped": [str(one) for one in prompts.dropped],
+        },
         "arguments": dict(arguments),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of causalnet, of the libraries that compute, and of Python."""
+    found = {name: _version(name) for name in ("causalnet-transformers", "torch", "transformers", "numpy")}
+    return found | {"python": platform.python_version()}
 
 
 def _version(name: str) -> str:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from causalnet.cli.main import main
+from causalnet.expr import parse
 from causalnet.model.small import small_model
+from causalnet.testing import LAWS
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,44 @@ def test_an_edge_that_moves_nothing_fails(run, tmp_path):
     assert all(edge["edge"] and edge["moved"] == 0 for edge in failed)
 
 
+def test_laws_are_tried_on_demand(run, saved):
+    code, out, err = run(saved("gptj"), "--laws", "--cases", "2")
+    assert (code, err) == (0, [])
+    lines = out.splitlines()
+    titles = next(place for place, line in enumerate(lines) if line.startswith("law "))
+    assert lines[titles].split() == ["law", "on", "cases", "worst", "residual", "tolerance"]
+    assert [line.split()[0] for line in lines[titles + 1 :]] == list(LAWS)
+    assert verdicts(out) == ["holds"] * (len(lines) - 2 - 1)
+    found = json.loads(run(saved("gptj"), "--laws", "--cases", "1", "--json")[1])
+    assert found["holds"] is True
+    assert [row["law"] for row in found["laws"]] == list(LAWS)
+    assert all(row["cases"] >= 1 and row["worst_residual"] <= row["tolerance"] for row in found["laws"])
+
+
+def test_a_law_that_fails_shows_its_smallest_case(run, saved, monkeypatch):
+    from causalnet.engine.sources import Sources
+
+    mean = Sources._mean
+    # Plans and plain forwards share their sources, so that only a second look at the value can tell.
+    monkeypatch.setattr(Sources, "_mean", lambda self, key: 1.5 * mean(self, key))
+    code, out, err = run(saved("llama"), "--laws", "--cases", "4")
+    assert (code, len(err)) == (1, 1)
+    assert err[0].endswith("llama: 1 of 16 laws fail: effectiveness")
+    assert re.search(r"^effectiveness +llama .* fails$", out, flags=re.MULTILINE)
+    assert re.search(r"^null +llama .* holds$", out, flags=re.MULTILINE)
+    shown = re.search(r"^effectiveness: .* is off by .*\n  (E\[.*\])\n  on tokens ((\d+ ?){5})$", out, flags=re.MULTILINE)
+    assert shown is not None
+    assert str(parse(shown[1])) == shown[1]
+    # The shortest prompt, and one node that is set.
+    assert shown[1].count(" = ") == 1
+    assert "= mean)" in shown[1]
+    code, out, _ = run(saved("llama"), "--laws", "--cases", "4", "--json")
+    failed = {row["law"]: row["failure"] for row in json.loads(out)["laws"] if not row["holds"]}
+    assert code == 1
+    assert failed["effectiveness"]["expression"] == shown[1]
+    assert failed["effectiveness"]["tokens"] == [int(token) for token in shown[2].split()]
+
+
 def test_weights_that_are_no_numbers_fail(run, tmp_path):
     model = small_model("llama")
     model.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
@@ -180,6 +220,7 @@ def test_what_cannot_be_checked_is_one_line_and_status_2(run, saved, tmp_path):
         ([folder, "--dtype", "float31"], "did you mean 'float32'"),
         ([folder, "--device", "gpu"], "unknown device"),
         ([folder, "--edge-s"], "--edge-s"),
+        ([folder, "--laws", "--cases", "0"], "--cases"),
         ([], "MODEL"),
     ]:
         code, out, err = run(*arguments)
@@ -192,3 +233,4 @@ def test_help_shows_examples(run):
     code, out, err = run("--help")
     assert (code, err) == (0, [])
     assert "causalnet check openai-community/gpt2 --edges" in out
+    assert "causalnet check path/to/checkpoint --laws --cases 50" in out

@@ -17,7 +17,7 @@ from causalnet.cli.main import main
 from causalnet.cli.process import processor_share
 from causalnet.demo import model_path, prompts_path
 from causalnet.draw import render
-from causalnet.studies import hydra as study
+from causalnet.studies import finish
 
 PLAIN = str(model_path("plain"))
 STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
@@ -89,7 +89,7 @@ def test_a_process_prints_results_on_stdout_and_the_rest_on_stderr(command, tmp_
     assert lines[-2:] == [f"run: {tmp_path / 'run'}", f"report: {tmp_path / 'run' / 'report.html'}"]
     for name in ("plain", "dropped"):
         findings = json.loads((tmp_path / "run" / name / "summary.json").read_text(encoding="utf-8"))["findings"]
-        assert len(findings) == 3
+        assert len(findings) == 5
         assert all(f"- {sentence}" in lines for sentence in findings)
     # On stderr: progress, and few prompts in one line; no library's bar or advice, no traceback.
     told = err.splitlines()
@@ -101,7 +101,7 @@ def test_a_process_prints_results_on_stdout_and_the_rest_on_stderr(command, tmp_
     )
     assert "figures and report: 100 %" in told[-1]
     shown = {one.name for one in (tmp_path / "run").iterdir()}
-    assert shown == {"plain", "dropped", "report.html", "comparison.json"}
+    assert shown == {"plain", "dropped", "report.html", "comparison.json", "plan.json", "prompts.jsonl"}
 
 
 def test_json_is_one_object_and_nothing_else(call, tmp_path):
@@ -135,7 +135,7 @@ def test_stories_run(call, tmp_path):
 
 
 def test_a_split_that_does_not_close_exits_1_and_keeps_the_run(call, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_CLOSES", {"float32": 0.0})
+    monkeypatch.setattr(finish, "CLOSES", {"float32": 0.0})
     chosen = ("--model", PLAIN, "--prompts", prompts_path(), "--limit", 30, "--ablation", "zero", "--quiet")
     code, out, err = call("hydra", *chosen, "--out", tmp_path / "run")
     assert code == 1
@@ -172,7 +172,7 @@ def test_help_names_every_option_with_its_default_and_examples(call):
     assert (code, err) == (0, "")
     options = ("model", "prompts", "ablation", "donors", "limit", "seed", "device", "dtype", "out", "overwrite")
     assert all(f"--{one} " in out for one in options)
-    for default in ("resample", "15", "0", "cpu", "float32", "(runs/hydra-<time>)", "(the embedded models)"):
+    for default in ("(resample)", "15", "0", "cpu", "float32", "(runs/hydra-<time>)", "(the embedded models)"):
         assert f"[default: {default}]" in " ".join(out.split())
     assert "\n    causalnet hydra --model path/to/checkpoint --prompts prompts.jsonl\n" in out
 
@@ -250,7 +250,7 @@ def _nothing(path):
         (_file, "--out r/run", "r/run: cannot be written"),
         (_nothing, "--out /proc/no/run", "/proc/no/run: cannot be written"),
         (_nothing, "--dono 3", "--dono"),
-        (_nothing, "extra", "unexpected extra argument"),
+        (_nothing, "extra", "No such command 'extra'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(call, prepare, arguments, words):
@@ -286,43 +286,52 @@ def test_one_prompt_can_be_zeroed(call, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_the_old_run_and_nothing_half_written(command, tmp_path, number, status):
+def test_a_signal_keeps_finished_chunks_and_says_how_to_go_on(command, tmp_path, number, status):
     _old_run(tmp_path)
-    before = _stands(tmp_path)
-    process = command("hydra", "--out", tmp_path / "r", "--overwrite")
+    run = tmp_path / "r"
+    process = command("hydra", "--out", run, "--overwrite", "--chunk", 100)
     # The first line of progress says that rows are being computed.
     first = process.stderr.readline()
     assert first.startswith("plain: sweep: ")
-    assert any(one.name.endswith(".unfinished") for one in tmp_path.iterdir())
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status
     assert out == ""
     assert "Traceback" not in err
-    assert _stands(tmp_path) == before
     assert {one.name for one in tmp_path.iterdir()} == {"r"}
+    assert not any((run / name).exists() for name in ("summary.json", "comparison.json", "report.html"))
+    told = err.splitlines()
     if number == signal.SIGINT:
-        assert err.splitlines()[-1] == "causalnet: interrupted; nothing was left half-written"
+        assert told.pop() == "causalnet: interrupted; nothing was left half-written"
+    hint = f"causalnet: finished chunks are kept; go on with the same arguments and --resume --out {run}"
+    assert told[-1] == hint
 
 
-def test_an_interrupt_while_the_report_is_written_leaves_nothing(call, tmp_path, monkeypatch):
-    written = []
-
+def test_an_interrupt_while_the_report_is_written_leaves_a_run_that_can_go_on(call, tmp_path, monkeypatch):
     def interrupted(*_, **__):
-        written.extend(one.name for one in tmp_path.rglob("summary.json"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "_report", interrupted)
     chosen = ("--model", PLAIN, "--prompts", prompts_path(), "--limit", 30, "--ablation", "zero", "--quiet")
-    code, out, err = call("hydra", *chosen, "--out", tmp_path / "new" / "run")
+    run = tmp_path / "new" / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "_report", interrupted)
+        code, out, err = call("hydra", *chosen, "--out", run)
     assert (code, out) == (130, "")
-    assert err == "causalnet: interrupted; nothing was left half-written\n"
-    assert written == ["summary.json"]
-    assert not (tmp_path / "new").exists()
+    assert err.splitlines()[0].endswith(f"--resume --out {run}")
+    assert not (run / "summary.json").exists()
+    code, _, err = call("hydra", *chosen, "--out", run)
+    assert (code, err) == (
+        2,
+        f"causalnet: {run}: this folder holds an unfinished run; go on with --resume, or begin anew with --overwrite\n",
+    )
+    code, out, err = call("hydra", *chosen, "--out", run, "--resume")
+    assert (code, err) == (0, "")
+    assert f"run: {run}" in out
+    assert (run / "report.html").exists()
 
 
 def test_an_interrupt_that_python_dropped_is_honoured_at_the_next_step(call, tmp_path, monkeypatch):
-    real = study._report
+    real = finish._report
 
     def swallowing(*arguments):
         # What happens to an exception that is raised inside a destructor.
@@ -330,12 +339,11 @@ def test_an_interrupt_that_python_dropped_is_honoured_at_the_next_step(call, tmp
             signal.raise_signal(signal.SIGINT)
         real(*arguments)
 
-    monkeypatch.setattr(study, "_report", swallowing)
+    monkeypatch.setattr(finish, "_report", swallowing)
     chosen = ("--model", PLAIN, "--prompts", prompts_path(), "--limit", 30, "--ablation", "zero", "--quiet")
     code, out, err = call("hydra", *chosen, "--out", tmp_path / "run")
     assert (code, out) == (130, "")
-    assert err == "causalnet: interrupted; nothing was left half-written\n"
-    assert not (tmp_path / "run").exists()
+    assert err.splitlines()[-1] == "causalnet: interrupted; nothing was left half-written"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -12,7 +12,7 @@ from causalnet.draw import Drawing, GraphvizMissingError, draw
 from causalnet.draw.layout import arc, lay_out
 from causalnet.draw.palette import diverging
 from causalnet.draw.render import _warn_missing, escape_label
-from causalnet.errors import InputError, UnknownNodeError
+from causalnet.errors import GraphError, InputError, UnknownNodeError
 from causalnet.graph import Block, CausalGraph
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="the Graphviz program is not installed")
@@ -134,6 +134,72 @@ def test_do_and_removed_edges_of_the_graph_itself_are_drawn():
     assert "edges removed (dotted): 1" in dot
     assert "edges set by do (dashed): 1" in dot
     assert dot.count("class=cut") == 2
+
+
+def crossings(dot, kind="across"):
+    """Return (source, target) of the arrows between positions."""
+    found = re.findall(rf'"?embed@(\d+)"? -> "?([\w\[\]]+)@(\d+)"? \[(?=[^\n]*class={kind})', dot)
+    return {(int(source), name, int(target)) for source, name, target in found if source != target}
+
+
+def test_positions_stand_beside_each_other_with_their_tokens(nasty):
+    blocks = [Block(0), Block(1, parallel=True), Block(2, window=2)]
+    unrolled = CausalGraph.from_blocks(blocks).unroll(4)
+    dot = draw(unrolled, tokens=["The", " cat\n", nasty, "a very long token indeed"]).dot
+    assert "“ cat⏎”" in dot
+    assert "“a very long tok…”" in dot
+    assert "<script" not in dot
+    # Attention reads all earlier positions, or those in its window.
+    every = {(s, f"attn[{layer}]", t) for layer in (0, 1) for t in range(4) for s in range(t)}
+    assert crossings(dot) == every | {(s, "attn[2]", s + 1) for s in range(3)}
+    for name in ("attn[0]@3", "mlp[2]@0"):
+        assert attributes(dot, name)["label"].strip('"') == name.split("@")[0]
+    places = {name: attributes(dot, name)["pos"].strip('"').split(",") for name in ("attn[0]@1", "mlp[0]@1",
+              "attn[1]@1", "mlp[1]@1", "attn[0]@2")}  # fmt: skip
+    assert places["attn[1]@1"][1] == places["mlp[1]@1"][1]  # parallel
+    assert float(places["attn[0]@1"][1]) > float(places["mlp[0]@1"][1])  # sequential
+    assert float(places["attn[0]@2"][0]) > float(places["attn[0]@1"][0])
+
+
+def test_do_at_one_position_cuts_what_it_read(make_sweep):
+    unrolled = graph(3).unroll(3)
+    for drawing in (draw(unrolled, node="attn[1]@2"), draw(unrolled.do("attn[1]@2"))):
+        dot = drawing.dot
+        assert crossings(dot, "cut") == {(0, "attn[1]", 2), (1, "attn[1]", 2)}
+        assert attributes(dot, "attn[1]@2")["peripheries"] == "2"
+        assert attributes(dot, "mlp[1]@2")["penwidth"] == "1.6"
+        assert attributes(dot, "mlp[1]@1")["fontcolor"] == '"#5f6872"'
+        assert dot.count("arrowhead=tee") == 3
+    heads = graph(2, heads=2, granularity="head").unroll(2)
+    assert "do(attn[1])" in draw(heads, node="attn[1].head[0]@1").dot
+
+
+@needs_dot
+def test_a_graph_over_positions_is_rendered():
+    assert draw(graph(2).unroll(3), tokens=["a", '"', "\\"]).svg().count("node attn") == 6
+
+
+def test_what_does_not_fit_positions_is_refused(make_sweep):
+    with pytest.raises(InputError, match="2 tokens were given for 3"):
+        draw(graph(2).unroll(3), tokens=["a", "b"])
+    with pytest.raises(InputError, match="without a result"):
+        draw(graph(6).unroll(3), make_sweep())
+    with pytest.raises(InputError, match="unroll it first"):
+        draw(graph(2), tokens=["a"])
+    with pytest.raises(InputError, match="unroll fewer"):
+        draw(graph(80).unroll(40))
+    with pytest.raises(UnknownNodeError, match="no node"):
+        draw(graph(2).unroll(2), node="attn[0]@7")
+
+
+def test_path_effects_are_the_arrows():
+    effects = {"attn[0] -> mlp[1]": -0.5, "mlp[1] -> attn[3]": 0.25, "mlp[2] -> logits": 1.0}
+    dot = draw(graph(), effects=effects).dot
+    assert set(flows(dot)) == {("attn[0]", "mlp[1]"), ("mlp[1]", "attn[3]")}
+    assert "attn[0] to mlp[1]: −0.500 logits" in dot
+    assert "path effect along the arrow, logits; blue rises, orange falls; widest ±0.50" in dot
+    with pytest.raises(GraphError, match="not an edge"):
+        draw(graph(), effects={"mlp[1] -> attn[0]": 1.0})
 
 
 def test_heads_are_folded_into_their_layer(make_sweep):

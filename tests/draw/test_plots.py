@@ -9,6 +9,7 @@ import pytest
 from causalnet import draw
 from causalnet.draw import style
 from causalnet.draw.sweep import as_sweep, interval
+from causalnet.effects.coupling import participation_ratio
 from causalnet.effects.statistics import regression
 from causalnet.errors import DataError, InputError, UnknownNodeError
 
@@ -28,6 +29,9 @@ ALL = {
     "waterfall": lambda data, summary: draw.waterfall(data),
     "donor_convergence": lambda data, summary: draw.donor_convergence(data),
     "compare": lambda data, summary: draw.compare({"one": summary, "two": summary}),
+    "explained": draw.explained,
+    "by_responder_kind": lambda data, summary: draw.by_responder_kind(data),
+    "variants": lambda data, summary: draw.variants("ablation", dict.fromkeys("abc", summary)),
 }
 
 
@@ -44,36 +48,46 @@ def summary(data, make_summary):
 @pytest.mark.parametrize("name", ALL)
 def test_every_axis_is_named_and_every_caption_says_n(data, summary, name):
     axes = flat(ALL[name](data, summary))
-    assert all(axis.get_xlabel() or name == "waterfall" for axis in axes)
+    assert all(axis.get_xlabel() or name in ("waterfall", "by_responder_kind") for axis in axes)
     assert axes[0].get_ylabel()
     caption = axes[0].figure.get_supxlabel()
-    assert re.search(r"n = 40|Prompt 3|one: 40", caption)
+    assert re.search(r"n = 40|Prompt 3|one: 40|a: 40", caption)
+    units = " ".join([caption, *(axis.get_xlabel() + axis.get_ylabel() for axis in axes)])
+    assert "logits" in units or name == "compare"  # slopes have no units
+
+
+def texts(figure):
+    """Return every text that is seen, with its box in pixels."""
+    from matplotlib.text import Text
+
+    renderer = figure.canvas.get_renderer()
+    found = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
+    # Ticks beyond the ends of an axis are texts, too, but never drawn.
+    ticks = {id(one): axis for axis in figure.axes for one in (*axis.get_xticklabels(), *axis.get_yticklabels())}
+    drawn = {id(one) for axis in figure.axes for which in (axis.xaxis, axis.yaxis) for tick in which._update_ticks()
+             for one in (tick.label1, tick.label2)}  # fmt: skip
+    kept = [one for one in found if id(one) not in ticks or id(one) in drawn]
+    return [(one.get_text(), one.get_window_extent(renderer)) for one in kept]
 
 
 @pytest.mark.parametrize("layers", [2, 6, 32, 80])
 @pytest.mark.parametrize("name", ALL)
-def test_nothing_is_clipped_and_no_tick_labels_overlap(make_sweep, make_summary, name, layers):
+def test_nothing_is_clipped_and_no_labels_overlap(make_sweep, make_summary, name, layers):
     data = make_sweep(layers, prompts=12, donors=3)
-    axes = flat(ALL[name](data, make_summary(data)))
-    figure = axes[0].figure
+    figure = flat(ALL[name](data, make_summary(data)))[0].figure
     figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
     whole = figure.bbox
-    outside = []
-    for axis in figure.axes:
-        texts = [axis.title, axis.xaxis.label, axis.yaxis.label, axis._left_title, *axis.texts]
-        legend = axis.get_legend()
-        texts += list(legend.get_texts()) if legend else []
-        for text in (*texts, figure._supxlabel):
-            box = text.get_window_extent(renderer)
-            held = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= whole.x1 + 1 and box.y1 <= whole.y1 + 1
-            if text.get_text() and not held:
-                outside.append(text.get_text())
-        for ticks, low, high in ((axis.get_xticklabels(), "x0", "x1"), (axis.get_yticklabels(), "y0", "y1")):
-            boxes = [one.get_window_extent(renderer) for one in ticks if one.get_text() and one.get_visible()]
-            boxes = sorted((getattr(box, low), getattr(box, high)) for box in boxes)
-            assert all(a[1] <= b[0] + 1.5 for a, b in itertools.pairwise(boxes)), (name, layers, boxes)
+    found = texts(figure)
+    assert len(found) > 8
+    held = [box.x0 >= -1 and box.y0 >= -1 and box.x1 <= whole.x1 + 1 and box.y1 <= whole.y1 + 1 for _, box in found]
+    outside = [text for (text, _), inside in zip(found, held, strict=True) if not inside]
     assert not outside
+    over = [
+        (one, two)
+        for (one, a), (two, b) in itertools.combinations(found, 2)
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1.5 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1.5
+    ]
+    assert not over
 
 
 def test_impact_shows_the_means(data):
@@ -123,12 +137,67 @@ def test_the_waterfall_ends_at_the_total_effect(data):
 
 
 def test_the_map_shows_the_mean_response(data):
-    axis = draw.coupling(data)
+    axis, ratio = draw.coupling(data)
     shown = axis.images[0].get_array()
     assert shown.shape == (12, 12)
     mean = data["delta_de"].mean(["prompt", "donor"])
     assert shown[2, 5] == pytest.approx(float(mean.sel(node="attn[1]", responder="mlp[2]")), rel=1e-4)
     assert shown.mask[5, 2]
+    carried = [bar.get_width() for bar in ratio.patches]
+    assert carried == pytest.approx(participation_ratio(mean.values.astype(float)), rel=1e-4)
+    assert 1 <= carried[0] <= 11
+
+
+def test_variance_explained_and_the_share_above_the_drop(data, summary):
+    variance, above = draw.explained(data)
+    sweep = as_sweep(data)
+    places = sweep.of_kind("attn")
+    r2 = [np.corrcoef(sweep.clean[:, place], sweep.te[:, place])[0, 1] ** 2 for place in places]
+    assert variance.lines[0].get_ydata() == pytest.approx(r2)
+    share = (sweep.clean[:, places] > -sweep.te[:, places]).mean(axis=0)
+    assert above.lines[0].get_ydata() == pytest.approx(share)
+    for axis, values in ((variance, r2), (above, share)):
+        ends = np.array([segment[:, 1] for segment in axis.collections[0].get_segments()])
+        assert np.all(ends[:, 0] <= np.array(values) + 1e-9)
+        assert np.all(ends[:, 1] >= np.array(values) - 1e-9)
+        assert np.ptp(ends, axis=1).max() > 0.02
+    rows = [dict(row, above_drop=0.25, above_drop_ci=[0.125, 0.375]) for row in summary["nodes"]]
+    above = draw.explained(data, dict(summary, nodes=rows))[1]
+    assert above.lines[0].get_ydata().tolist() == [0.25] * 6
+
+
+def test_attention_and_mlp_responses_add_up(data):
+    sweep = as_sweep(data)
+    axes = draw.by_responder_kind(data, ["attn[1]", "mlp[2]"])
+    assert [axis.get_title(loc="left") for axis in axes[:2]] == ["attn[1] ablated", "mlp[2] ablated"]
+    attention, mlp = (np.asarray(axes[at].collections[0].get_offsets()) for at in (0, 2))
+    place = sweep.place("attn[1]")
+    assert attention[:, 1] + mlp[:, 1] == pytest.approx(sweep.ce[:, place], abs=1e-5)
+    assert attention[:, 0] == pytest.approx(sweep.clean[:, place])
+    labels = [axes[at].get_legend().get_texts()[0].get_text() for at in (0, 2)]
+    slopes = [float(re.search(r"slope ([+−][\d.]+)", one)[1].replace("−", "-")) for one in labels]
+    whole = regression(sweep.clean[:, place], sweep.ce[:, place]).slope
+    assert sum(slopes) == pytest.approx(float(whole), abs=0.011)
+    assert sum(int(re.search(r"([−\d]+)% of CE", one)[1].replace("−", "-")) for one in labels) in (99, 100, 101)
+    # Without names: attention layers whose response is the most regular, in order.
+    titles = [axis.get_title(loc="left") for axis in draw.by_responder_kind(data)[:3]]
+    assert titles == sorted(titles)
+    with pytest.raises(InputError, match="1 to 4"):
+        draw.by_responder_kind(data, [])
+
+
+def test_variants_stand_side_by_side(summary):
+    other = dict(summary, nodes=[dict(row, slope=0.125, slope_ci=[0.0, 0.25]) for row in summary["nodes"]])
+    axes = draw.variants("ablation", {"zero": summary, "mean": other}, ("slope", "te"))
+    assert len(axes) == 4
+    assert axes[0].lines[1].get_ydata().tolist() == [0.125] * 6
+    assert axes[3].lines[0].get_ydata().tolist() == [row["te"] for row in summary["nodes"] if "mlp" in row["name"]]
+    key = axes[0].figure.legends[0]
+    assert [text.get_text() for text in key.get_texts()] == ["zero", "mean"]
+    with pytest.raises(InputError, match="2 to 8"):
+        draw.variants("ablation", {"zero": summary})
+    with pytest.raises(InputError, match="did you mean 'slope'"):
+        draw.variants("ablation", {"zero": summary, "mean": other}, ["slop"])
 
 
 def test_the_example_shows_donors_and_their_mean(data):
@@ -167,7 +236,7 @@ def test_missing_donors_do_not_count(make_sweep):
 def test_one_prompt_and_one_donor_can_be_plotted(make_sweep, make_summary):
     data = make_sweep(layers=3, prompts=1, donors=1)
     for name, make in ALL.items():
-        if name not in ("donor_convergence", "compare", "best_layer", "ce_vs_direct", "slopes", "example"):
+        if name not in ("donor_convergence", "compare", "variants", "best_layer", "ce_vs_direct", "slopes", "example"):
             style.svg(make(data, None), name)
     style.svg(draw.best_layer(data), "best")
     style.svg(draw.slopes(data), "slopes")
@@ -192,7 +261,7 @@ def test_bad_input_is_refused(data, summary):
         draw.impact(data.drop_vars("norm"))
     with pytest.raises(DataError, match="no prompt"):
         draw.impact(data.isel(prompt=[]))
-    with pytest.raises(InputError, match="2 to 4"):
+    with pytest.raises(InputError, match="2 to 8"):
         draw.compare({"one": summary})
 
 

@@ -130,7 +130,7 @@ def test_every_number_is_finite_and_json(make_sweep, prompts, constant):
     assert len(caught) == 1
     assert np.isfinite(numbers(json.loads(json.dumps(summary, allow_nan=False)))).all()
     assert str(prompts) in summary["warnings"][0]
-    assert len(findings(summary)) == 3
+    assert len(findings(summary)) == 5
 
 
 def test_a_number_that_is_not_finite_is_refused(make_sweep):
@@ -180,7 +180,7 @@ def test_findings_can_say_that_there_is_none(make_sweep):
 
 def test_findings_name_the_strongest_and_its_source(make_sweep):
     summary = summarise(make_sweep(prompts=100, restored=0.6, noise=0.1), **FAST)
-    first, second, third = findings(summary)
+    first, second, *_, last = findings(summary)
     best = max(summary["nodes"], key=lambda node: node["slope"])
     assert first.startswith("Compensation at 3 of 4 nodes")
     assert f"the steepest is {best['name']}, slope {best['slope']:.2f} (95 % interval" in first
@@ -188,7 +188,7 @@ def test_findings_name_the_strongest_and_its_source(make_sweep):
     assert "the largest part from mlp[1]" in first
     assert f"{100 * summary['pooled']['all']['self_repair']:.1f} %" in second
     assert "comes back" in second
-    assert f"{summary['closure_max_abs']:.1e} logits" in third
+    assert f"{summary['closure_max_abs']:.1e} logits" in last
 
 
 def test_a_response_that_grows_but_takes_away_is_no_net_compensation(make_sweep):
@@ -204,13 +204,13 @@ def test_a_response_that_grows_but_takes_away_is_no_net_compensation(make_sweep)
 
 def test_findings_tell_breakage_from_repair(make_sweep):
     summary = summarise(make_sweep(prompts=100, restored=-0.6, noise=0.1), **FAST)
-    first, second, third = findings(summary)
+    first, second, *_, last = findings(summary)
     assert first.startswith("No compensation")
     assert "at 3 the response falls with it (breakage)" in first
     share = -100 * summary["pooled"]["all"]["self_repair"]
     assert f"{share:.1f} %" in second
     assert "is lost on top (breakage)" in second
-    assert f"{100 * summary['pooled']['all']['repaired_pairs']:.1f} %" in third
+    assert f"{100 * summary['pooled']['all']['repaired_pairs']:.1f} %" in last
 
 
 def test_findings_refuse_a_share_of_nothing(make_sweep):
@@ -227,3 +227,51 @@ def test_enough_prompts_do_not_warn(make_sweep):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert summarise(make_sweep(prompts=30), **FAST)["warnings"] == []
+
+
+def test_a_share_stays_between_0_and_1(make_sweep):
+    """Repair in two of forty prompts, and in none but for rounding."""
+    ds = make_sweep(ablation="zero").copy(deep=True)
+    for key in ("ce", "norm", "residual", "delta_de"):
+        ds[key].values[:] = 0
+    ds["de"].values[:] = -1
+    ds["norm"].values[:] = 1e-9
+    ds["te"].values[:] = -1
+    assert summarise(ds, **FAST)["pooled"]["all"]["repaired_pairs"] == 0
+    ds["norm"].values[:2] = 0.5
+    pooled = summarise(ds, **FAST)["pooled"]["all"]
+    assert pooled["repaired_pairs"] == pytest.approx(0.05)
+    low, high = pooled["repaired_pairs_ci"]
+    assert 0 <= low < 0.05 < high <= 1
+
+
+def test_findings_name_what_is_restored_and_where(make_sweep):
+    """Eight layers: the later half gets back half of what it loses, the earlier half loses half as much again."""
+    rng = np.random.default_rng(0)
+    prompts, nodes = 60, [f"attn[{layer}]" for layer in range(8)]
+    clean = rng.normal(2, 0.2, size=(prompts, 8))
+    gain = np.where(np.arange(8) < 4, -0.5, 0.5)
+    de, norm = -clean[..., None], 0.0 * clean[..., None]
+    delta = (gain * clean)[..., None, None]
+    arrays = {"de": de, "norm": norm, "delta_de": delta, "te": de + delta.sum(-1), "clean_direct": clean}
+    given = {"nodes": nodes, "responders": ["mlp[7]"], "clean_responder": clean[:, :1]}
+    ds = make_sweep(prompts=prompts, ablation="zero", **arrays, **given)
+    _, _, restored, shape, _ = findings(summarise(ds, **FAST))
+    assert restored.startswith(
+        "Of the 8 nodes whose ablation clearly removes logit directly, TE − DE is above 0 (restored) at 4"
+    )
+    assert all(name in restored for name in nodes)
+    assert "below 0 (breakage) at 4" in restored
+    assert restored.endswith("at none it cannot be told from 0.")
+    assert "holds: of the nodes" in shape
+    assert (
+        "4 of 4 in the later half of the 8 layers are restored and 0 break further; in the earlier half 0 of 4 and 4."
+        in shape
+    )
+    turned = ds.copy(deep=True)
+    turned["te"].values[:] = turned["te"].values[:, ::-1]
+    for key in ("ce", "delta_de", "de", "clean_direct"):
+        turned[key].values[:] = turned[key].values[:, ::-1]
+    assert "does not hold: " in findings(summarise(turned, **FAST))[3]
+    nothing = make_sweep(prompts=60, clean=rng.normal(0.0, 1.0, size=(60, 4)))
+    assert findings(summarise(nothing, **FAST))[2].startswith("At no node can it be told")

@@ -37,6 +37,7 @@ LENGTH = 3
 NODES = [attn[0], mlp[0], attn[1], mlp[1]]
 VALUES = [zero, mean, resample, patch("corrupt"), scale(7)]
 POSITIONS = [None, last, pos[0], pos[1], pos[1:]]
+EDGES = [attn[0] >> mlp[1], attn[0] >> attn[1], mlp[0] >> mlp[1], mlp[0] @ last >> attn[1]]
 
 
 @st.composite
@@ -49,7 +50,11 @@ def interventions(draw):
     for n in which:
         position, value = draw(st.sampled_from(POSITIONS)), draw(st.sampled_from(values))
         found.append((NODES[n] if position is None else NODES[n] @ position) << value)
-    return found
+    # An edge between mediators has no direct effect, and its sender is not set.  Into a node that is set it says
+    # nothing; beside a soft value there is no one x'.
+    edges = draw(st.lists(st.sampled_from(EDGES), max_size=2, unique=True)) if len(which) > 1 else []
+    edges = [edge for edge in edges if edge.steps[1] not in [NODES[n] for n in which]]
+    return [*found, *(edge << draw(st.sampled_from(VALUES[:-1])) for edge in edges)]
 
 
 def readout(net, outcome, prompt, parts, natural):
@@ -68,7 +73,7 @@ def test_at_the_last_edge(which, s, name):
     query = Query((Term(1.0, Expectation(outcome, Do(tuple(s)))),))
     compiled = compile_query(query, net.graph)
     world = compiled.worlds[compiled.readings[0].world]
-    set_last = {site.node for site in world.sites if site.position in (None, pos[1:], last)}
+    set_last = {site.node for site in world.sites if site.receiver is None and site.position in (None, pos[1:], last)}
     found = unit_effects(net, natural_effects(*s, outcome=outcome))
     for prompt in range(len(net.prompts)):
         for draw in range(found["TE"].shape[1]):

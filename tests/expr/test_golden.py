@@ -228,8 +228,42 @@ def test_the_identities_hold_term_by_term():
 def test_the_set_of_an_edge_is_its_sender_and_positions_are_left_out_of_desc():
     query = parse("DE(attn[5]@last -> mlp[7] = zero, (mlp[1] | mlp[2])@0 = mean)")
     assert str(query.expand().terms[0].body.do) == (
-        "do(attn[5]@last -> mlp[7] = zero, (mlp[1] | mlp[2])@0 = mean, desc(attn[5] | mlp[1] | mlp[2]) = natural)"
+        "do(attn[5]@last -> mlp[7] = zero, (mlp[1] | mlp[2])@0 = mean, desc(attn[5] | mlp[1] | mlp[2]) = natural, "
+        "attn[5] = natural, mlp[1] = natural, mlp[2] = natural)"
     )
+
+
+JOINT = {
+    # X natural at its places; nothing after the last position can respond.
+    "IE(attn[0]@last = zero, mlp[1]@last = mean)": "desc(attn[0] | mlp[1]) = under do(attn[0]@last = zero, "
+    "mlp[1]@last = mean), attn[0]@last = natural, mlp[1]@last = natural",
+    "IE(attn[0:2] = zero)": "desc(attn[0:2]) = under do(attn[0:2] = zero), attn[0:2] = natural",
+    # Elsewhere X's nodes belong to M.
+    "IE((attn[0] | mlp[1])@0 = zero)": "desc(attn[0] | mlp[1]) = under do((attn[0] | mlp[1])@0 = zero), "
+    "(attn[0] | mlp[1])@0 = natural, attn[0] = under do((attn[0] | mlp[1])@0 = zero), "
+    "mlp[1] = under do((attn[0] | mlp[1])@0 = zero)",
+    "DE((attn[0] | mlp[1])@0 = zero)": "(attn[0] | mlp[1])@0 = zero, desc(attn[0] | mlp[1]) = natural, "
+    "attn[0] = natural, mlp[1] = natural",
+    "DE(attn[0]@0 = zero, mlp[1] = mean)": "attn[0]@0 = zero, mlp[1] = mean, desc(attn[0] | mlp[1]) = natural, "
+    "attn[0] = natural",
+    # A node that is named twice is held by its weaker name, and not where it is set at every position.
+    "DE(attn[0:3]@0 = zero, attn[1]@1 = mean)": "attn[0:3]@0 = zero, attn[1]@1 = mean, "
+    "desc(attn[0:3] | attn[1]) = natural, attn[0:3] = natural, attn[1] - attn[0:3] = natural",
+    "DE(attn[0:3] = zero, attn[1]@1 = mean)": "attn[0:3] = zero, attn[1]@1 = mean, "
+    "desc(attn[0:3] | attn[1]) = natural, attn[1] - attn[0:3] = natural",
+    # An edge's sender is not set itself.
+    "IE(attn[0] -> attn[2] = zero, attn[2] -> mlp[3] = mean)": "desc(attn[0] | attn[2]) = under do(attn[0] -> "
+    "attn[2] = zero, attn[2] -> mlp[3] = mean), attn[0] = under do(attn[0] -> attn[2] = zero, attn[2] -> mlp[3] = "
+    "mean), attn[2] = under do(attn[0] -> attn[2] = zero, attn[2] -> mlp[3] = mean)",
+    # One node at two positions is one node.
+    "IE(attn[0]@0 = zero, attn[0]@1 = mean)": "desc(attn[0]) = under do(attn[0]@0 = zero, attn[0]@1 = mean)",
+}
+
+
+@pytest.mark.parametrize("text", JOINT)
+def test_joint_sets_hold_what_is_to_be_natural(text):
+    first = parse(text).expand().terms[0].body
+    assert str(first.do) == f"do({JOINT[text]})"
 
 
 def test_brackets_of_arithmetic_are_multiplied_out():

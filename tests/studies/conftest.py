@@ -1,5 +1,12 @@
 """Tiny random models, prompts of made-up words, and a run of the embedded models on few prompts."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import cache
 
 import pytest
@@ -75,3 +82,68 @@ def demo_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "demo"
     options = Options(donors=4, limit=36)
     return hydra(arms, Prompts.from_file(prompts_path()), options=options, out=out)
+
+
+_SERVER = """
+import json, os, sys
+import numcodecs, scipy.stats, torch, transformers, xarray, zarr
+import causalnet.draw.report, causalnet.studies.hydra
+from causalnet.cli.main import main
+print("ready", flush=True)
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        sys.stdin.close()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        request = json.loads(line)
+        exec(request["before"])
+        main(request["arguments"])
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Commands:
+    """Runs ``causalnet`` in processes forked from one that has imported everything and computed nothing."""
+
+    def __init__(self, errors):
+        self.errors = errors
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.told = errors.open("w")
+        self.server = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.told,
+            text=True,
+            env=environment,
+        )
+        assert self.server.stdout.readline() == "ready\n", errors.read_text()
+
+    def run(self, *arguments, kill_when=None, before=""):
+        """Return the exit status; with ``kill_when``, kill -9 as soon as that is true (then the status may be -9)."""
+        request = {"arguments": list(map(str, arguments)), "before": before}
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        pid = int(self.server.stdout.readline())
+        if kill_when is not None:
+            while not kill_when():
+                time.sleep(0.002)
+            # Its number is not given away before the server has waited for it, but it may be gone.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return int(self.server.stdout.readline())
+
+    def close(self):
+        self.server.kill()
+        self.server.communicate()
+        self.told.close()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    """Commands as processes that can be killed, without paying for the imports each time."""
+    started = Commands(tmp_path_factory.mktemp("server") / "stderr")
+    yield started
+    started.close()

@@ -81,7 +81,7 @@ def test_no_mean_response_is_positive_and_the_findings_say_so(arms):
     for name, (data, summary) in arms.items():
         assert all(node["ce"] <= 0 for node in summary["nodes"])
         said = findings(summary)
-        assert len(said) == 3
+        assert len(said) == 5
         assert said[0].startswith("No net compensation"), name
         assert summary["closure_max_rel"] < 1e-4
         assert data.sizes["donor"] == 15

@@ -14,6 +14,7 @@ from causalnet.effects import load
 from causalnet.errors import InputError, PromptError
 from causalnet.graph import CausalGraph
 from causalnet.prompts import Prompts
+from causalnet.studies import finish
 from causalnet.studies import hydra as study
 from causalnet.studies.hydra import Arm, Options, hydra
 
@@ -39,16 +40,18 @@ def _numbers(value):
 
 
 def test_a_run_of_both_models_holds_what_it_should(demo_run):
-    assert {one.name for one in demo_run.path.iterdir()} == {"plain", "dropped", "report.html", "comparison.json"}
+    shared = {"report.html", "comparison.json", "plan.json", "prompts.jsonl"}
+    assert {one.name for one in demo_run.path.iterdir()} == {"plain", "dropped"} | shared
     for name in ARMS:
         held = {one.name for one in (demo_run.path / name).iterdir()}
         drawn = {"graph.svg"} if shutil.which("dot") else {"graph.dot"}
-        assert held - drawn == {"effects.zarr", "summary.json", "report.html", "graph.json"}
+        assert held - drawn == {"effects.zarr", "summary.json", "report.html", "graph.json", "tables"}
         assert held & drawn
-    arms, comparison = read_run(demo_run.path)
-    assert [arm.name for arm in arms] == list(ARMS)
-    assert comparison is not None
-    assert comparison["names"] == list(ARMS)
+    held = read_run(demo_run.path)
+    assert [arm.name for arm in held.arms] == list(ARMS)
+    assert held.comparison is not None
+    assert held.comparison["names"] == list(ARMS)
+    assert "fits (plain)" in held.tables
 
 
 def test_the_picture_and_the_graph_are_of_the_model(demo_run):
@@ -66,7 +69,7 @@ def test_the_report_says_what_was_found(demo_run):
     whole = html.unescape((demo_run.path / "report.html").read_text(encoding="utf-8"))
     for result in demo_run.results:
         own = html.unescape((demo_run.path / result.name / "report.html").read_text(encoding="utf-8"))
-        assert len(result.summary["findings"]) == 3
+        assert len(result.summary["findings"]) == 5
         for sentence in result.summary["findings"]:
             assert sentence in own
             assert sentence in whole
@@ -122,7 +125,7 @@ def test_the_closure_is_that_of_the_data_and_is_small(demo_run):
 
 
 def test_a_split_that_does_not_close_is_a_misfit(demo_run, monkeypatch):
-    monkeypatch.setattr(study, "_CLOSES", {"float32": 0.0})
+    monkeypatch.setattr(finish, "CLOSES", {"float32": 0.0})
     assert len(demo_run.misfits) == 2
     assert "plain: closure residual" in demo_run.misfits[0]
 
@@ -134,7 +137,9 @@ def test_the_run_says_how_it_was_made(demo_run):
     assert record["arguments"]["given"] == {"donors": 4, "limit": 36}
     assert record["arguments"]["defaulted"]["ablation"] == "resample"
     assert set(record["versions"]) >= {"torch", "transformers", "numpy", "python"}
-    assert record["prompts"] == {"source": "prompts.jsonl", "count": 36, "notes": []}
+    (dropped,) = record["prompts"]["dropped"]
+    assert dropped.startswith("1064 of 1100 prompts dropped: beyond the first 36 (first: ")
+    assert record["prompts"] == {"source": "prompts.jsonl", "count": 36, "notes": [], "dropped": [dropped]}
 
 
 def test_both_arms_met_the_same_donors_and_targets(demo_run):
@@ -159,7 +164,7 @@ def test_progress_is_told_and_ends(tmp_path):
         assert steps == sorted(steps)
         assert steps[-1][0] == steps[-1][1]
     held = {one.name for one in (tmp_path / "run").iterdir()} - {"graph.dot", "graph.svg"}
-    assert held == {"effects.zarr", "summary.json", "report.html", "graph.json"}
+    assert held == {"effects.zarr", "summary.json", "report.html", "graph.json", "plan.json", "prompts.jsonl", "tables"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,290 @@
+"""The store of one sweep: a zarr folder that is made empty, filled chunk by chunk, and read in parts.
+
+Every array is cut by the blocks of the sweep's chunk plan, so a chunk of work writes whole chunks of arrays and
+no two write into one.  A chunk counts as done once its marker stands, which is written after its arrays; one
+that was killed on its way is done again and gives the same bytes.
+"""
+
+import errno
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from causalnet.effects.fields import VARIABLES
+from causalnet.errors import DataError, InputError, explain
+from causalnet.studies.chunks import Chunk, ChunkPlan
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Markers", "clean", "copy", "create", "fits", "open_store", "read_labels", "write"]
+
+_LABELS = ("target_id", "target", "text", "donor_index", "donors_used")
+"""What is known before anything is measured."""
+
+_BLOCK = 1 << 26
+"""Bytes of data that are held at a time where a store is made from another one."""
+
+Change = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def create(path: Path, labels: Mapping[str, Any], plan: ChunkPlan, *, attrs: Mapping[str, str] | None = None) -> None:
+    """Make the store of a sweep: names, texts and donors in place, what will be measured empty (NaN).
+
+    Parameters
+    ----------
+    path
+        The zarr folder to make.
+    labels
+        What :meth:`causalnet.studies.sweeps.Job.labels` returned.
+    plan
+        How the sweep is cut.
+    attrs
+        Attributes besides those of the labels.
+    """
+    import numcodecs
+    import zarr
+
+    template = _template(labels)
+    sizes = {
+        "prompt": plan.prompts,
+        "node": plan.nodes,
+        "donor": labels["donor_index"].shape[1],
+        "responder": len(labels["responders"]),
+    }
+    # One thread, one result: a store must not depend on how many processors compressed it.
+    codec = numcodecs.Zstd(level=1)
+    known = _known(template, labels).assign_attrs(attrs or {})
+    encoding = {str(name): {"compressors": codec} for name in known.variables}
+    known.to_zarr(path, zarr_format=2, consolidated=False, encoding=encoding, mode="w")
+    steps = {**sizes, "prompt": plan.prompt_step, "node": plan.node_step}
+    group = zarr.open_group(path, mode="r+", zarr_format=2)
+    for name, variable in VARIABLES.items():
+        if name in _LABELS:
+            continue
+        shape = tuple(sizes[dim] for dim in variable.dims)
+        group.create_array(
+            name,
+            shape=shape,
+            chunks=tuple(max(1, min(steps[dim], sizes[dim])) for dim in variable.dims),
+            dtype=np.float32,
+            compressors=codec,
+            fill_value=np.float32("nan"),
+            attributes={**template[name].attrs, "_ARRAY_DIMENSIONS": list(variable.dims)},
+        )
+    _consolidate(path)
+
+
+def _template(labels: Mapping[str, Any]) -> "xr.Dataset":
+    """Return a data set of the first prompt and node alone, for the attributes of everything."""
+    from causalnet.effects.schema import sweep_dataset
+
+    donors = labels["donor_index"][:1]
+    empty = np.where((donors < 0) & (donors >= 0).any(), np.nan, 0.0)[:, None]
+    responders = len(labels["responders"])
+    return sweep_dataset(
+        te=empty,
+        de=empty,
+        norm=empty,
+        delta_de=np.repeat(empty[..., None], responders, axis=-1),
+        clean_direct=np.zeros((1, 1)),
+        clean_responder=np.zeros((1, responders)),
+        clean_logit=np.zeros(1),
+        **{name: labels[name][:1] for name in ("target_id", "target", "text", "nodes")},
+        **{name: labels[name] for name in ("responders", "model", "ablation", "run", "expression", "position")},
+        donor_index=donors,
+        # Here the first prompt stands for any, so that its number says nothing of its donors.
+        donor_pool="separate" if (donors >= 0).any() else "none",
+    )
+
+
+def _known(template: "xr.Dataset", labels: Mapping[str, Any]) -> "xr.Dataset":
+    """Return the coordinates and labels of the whole data set, with the template's attributes."""
+    import xarray as xr
+
+    donors = labels["donor_index"]
+    texts = {}
+    for name in ("target", "text"):
+        texts[name] = np.empty(len(labels[name]), dtype=object)
+        texts[name][:] = labels[name]
+    values = {**texts, "target_id": labels["target_id"], "donor_index": donors}
+    values["donors_used"] = (donors >= 0).sum(1).astype(np.int64)
+    found = xr.Dataset(
+        {name: (VARIABLES[name].dims, values[name], template[name].attrs) for name in _LABELS},
+        coords={
+            "prompt": labels.get("prompt", np.arange(donors.shape[0])),
+            "node": np.array(labels["nodes"], dtype=np.str_),
+            "donor": np.arange(donors.shape[1]),
+            "responder": np.array(labels["responders"], dtype=np.str_),
+        },
+        attrs={**template.attrs, "donor_pool": "prompts" if (donors >= 0).any() else "none"},
+    )
+    for name in found.coords:
+        found[name].attrs.update(template[name].attrs)
+    return found
+
+
+def _consolidate(path: Path) -> None:
+    """Write all metadata into one file, in the order of names: a listing's own order differs between machines."""
+    held = {str(file.relative_to(path)): json.loads(file.read_text(encoding="utf-8")) for file in path.rglob(".z*")}
+    held.pop(".zmetadata", None)
+    content = {"metadata": dict(sorted(held.items())), "zarr_consolidated_format": 1}
+    (path / ".zmetadata").write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def write(path: Path, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write what one chunk measured into the store.
+
+    Parameters
+    ----------
+    path
+        The zarr folder.
+    chunk
+        Which prompts and nodes.
+    arrays
+        What :func:`causalnet.studies.sweeps.compute` returned.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written (a full disk, say); it says how to go on.
+    """
+    import zarr
+
+    prompts, nodes = slice(*chunk.prompts), slice(*chunk.nodes)
+    try:
+        group = zarr.open_group(path, mode="r+", zarr_format=2, use_consolidated=True)
+        for name, values in arrays.items():
+            dims = VARIABLES[name].dims
+            if "node" not in dims and chunk.node_block:
+                continue  # written by the chunk of the first nodes
+            place = tuple({"prompt": prompts, "node": nodes}.get(dim, slice(None)) for dim in dims)
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            array[place] = values
+    except OSError as error:
+        raise cannot_write(error, path) from error
+
+
+def cannot_write(error: OSError, path: Path) -> OSError:
+    """Return the error that says what happened to the store and how to go on."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    what = f"cannot be written: {error.strerror or error}; finished chunks are kept"
+    mend = "free some space and go on with --resume" if full else "go on with --resume"
+    return OSError(explain(what, where=str(path), mend=mend))
+
+
+class Markers:
+    """Which chunks of a sweep are done: one small file for each, holding the seconds it took."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def done(self) -> dict[str, float]:
+        """Return the finished chunks and the seconds that each took."""
+        if not self.folder.is_dir():
+            return {}
+        return {one.stem: float(one.read_text() or 0) for one in sorted(self.folder.glob("*.done"))}
+
+    def set(self, chunk: Chunk, seconds: float) -> None:
+        """Say that a chunk is done; whole or not at all."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            made = self.folder / f"{chunk.name}.partial"
+            made.write_text(f"{seconds:.3f}\n")
+            made.replace(self.folder / f"{chunk.name}.done")
+        except OSError as error:
+            raise cannot_write(error, self.folder) from error
+
+
+def clean(path: Path) -> None:
+    """Remove what an attempt that was killed while it wrote left behind."""
+    for file in path.rglob("*.partial"):
+        file.unlink(missing_ok=True)
+
+
+def copy(source: "xr.Dataset", path: Path, rows: Sequence[int], change: Change, attrs: Mapping[str, str]) -> None:
+    """Write a store that is computed from another one's data, some prompts at a time.
+
+    Parameters
+    ----------
+    source
+        The data, in memory or on disk.
+    path
+        The zarr folder to make.
+    rows
+        Which prompts, in order.
+    change
+        What becomes of their variables.
+    attrs
+        Attributes that differ.
+    """
+    some = source.isel(prompt=list(rows))
+    labels = {name: source[name].values[list(rows)].tolist() for name in ("target", "text")}
+    labels |= {name: source[name].values[list(rows)] for name in ("target_id", "donor_index", "prompt")}
+    labels |= {"nodes": source["node"].values.tolist(), "responders": source["responder"].values.tolist()}
+    labels |= {name: source.attrs[name] for name in ("model", "ablation", "expression", "position")}
+    labels["run"] = json.loads(source.attrs["run"])
+    each = max(1, sum(variable.nbytes for variable in source.data_vars.values()) // source.sizes["prompt"])
+    plan = ChunkPlan(len(rows), source.sizes["node"], max(1, min(len(rows), _BLOCK // each)), source.sizes["node"])
+    create(path, labels, plan, attrs=attrs)
+    measured = [name for name in VARIABLES if name not in _LABELS]
+    for chunk in plan:
+        block = some.isel(prompt=slice(*chunk.prompts))
+        write(path, chunk, change({name: block[name].values for name in measured}))
+
+
+def read_labels(path: Path) -> tuple[list[int], np.ndarray | None]:
+    """Return the targets [prompt] and donors [prompt, donor] of a store (None where none are drawn).
+
+    Raises
+    ------
+    DataError
+        If there is no store, or it cannot be read.
+    """
+    with _opened(path) as ds:
+        donors = np.asarray(ds["donor_index"].values)
+        drawn = ds.attrs["donor_pool"] != "none"
+        return ds["target_id"].values.tolist(), donors if drawn else None
+
+
+def open_store(path: Path, memory: int) -> "xr.Dataset":
+    """Return the data of a finished sweep: read and validated where it fits, else left on disk and read in parts.
+
+    Parameters
+    ----------
+    path
+        The zarr folder.
+    memory
+        Bytes that it may take.
+
+    Raises
+    ------
+    InputError, DataError
+        If there is none, or it does not follow the schema.
+    """
+    from causalnet.effects.schema import load
+
+    if not path.is_dir():
+        raise InputError(explain("there is no such folder of results", where=str(path)))
+    if fits(path, memory):
+        return load(path)
+    return _opened(path)
+
+
+def fits(path: Path, memory: int) -> bool:
+    """Return whether a store may be read into memory (the check of the schema needs a few times its size)."""
+    with _opened(path) as ds:
+        return 6 * ds.nbytes <= memory
+
+
+def _opened(path: Path) -> "xr.Dataset":
+    import xarray as xr
+
+    try:
+        return xr.open_dataset(path, engine="zarr", backend_kwargs={"consolidated": True}, chunks=None, cache=False)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as problem:
+        raise DataError(f"{path}: not a readable zarr folder: {problem}") from problem

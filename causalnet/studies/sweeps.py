@@ -1,0 +1,420 @@
+"""A sweep of one model, ready to run chunk by chunk: each chunk is a function of the job and its place alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from causalnet.expr.outcomes import Outcome
+from causalnet.expr.positions import Position, Span
+from causalnet.expr.values import Mean, Noise, Resample, SiteValue
+from causalnet.graph import Node
+from causalnet.prompts import Encoded, Prompts, choose_donors, encode
+from causalnet.studies.chunks import Chunk, ChunkPlan, Size, plan_chunks
+from causalnet.studies.options import ABLATIONS, Options, bytes_of, outcome_of, position_of
+from causalnet.studies.record import run_record
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from causalnet.effects.sweep import Cell
+    from causalnet.engine.inputs import Inputs
+    from causalnet.graph import CausalGraph
+    from causalnet.model.mechanism import Mechanisms
+
+__all__ = ["Job", "Question", "Subject", "compute", "job", "subject", "sweep_model"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one sweep asks.
+
+    Parameters
+    ----------
+    ablation
+        A key of :data:`causalnet.studies.options.ABLATIONS`.
+    position
+        Where nodes are set, as in a do-expression but for the ``@``.
+    outcome
+        What is read; empty: the target's logit.
+    heads
+        Set heads rather than layers.
+    """
+
+    ablation: str = "resample"
+    position: str = "last"
+    outcome: str = ""
+    heads: bool = False
+
+    @property
+    def value(self) -> SiteValue:
+        """What nodes are set to."""
+        return ABLATIONS[self.ablation]
+
+    @property
+    def where(self) -> Position:
+        """Where they are set."""
+        return position_of(self.position)
+
+    @property
+    def read(self) -> Outcome | None:
+        """What is read; None: the default."""
+        return outcome_of(self.outcome) if self.outcome else None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the question as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A compiled model on encoded prompts: what all sweeps of one model share.
+
+    Attributes
+    ----------
+    mechanisms, tokenizer
+        The model.
+    encoded
+        The prompts' tokens, and the spans that positions name.
+    targets
+        Target token [prompt]: the natural world's most likely one.
+    """
+
+    mechanisms: "Mechanisms"
+    tokenizer: Any
+    encoded: Encoded
+    targets: tuple[int, ...]
+
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts."""
+        return self.encoded.prompts
+
+    @cached_property
+    def target_texts(self) -> list[str]:
+        """Text of each target."""
+        return [self.tokenizer.decode([token]) for token in self.targets]
+
+
+def subject(
+    mechanisms: "Mechanisms",
+    tokenizer: Any,
+    prompts: Prompts,
+    options: Options,
+    *,
+    targets: Sequence[int] | None = None,
+) -> Subject:
+    """Encode the prompts and find their targets.
+
+    Parameters
+    ----------
+    mechanisms, tokenizer
+        The compiled model and the tokenizer that belongs to it.
+    prompts, options
+        The prompts; positions that name spans.
+    targets
+        Those found before, where the work was begun before.
+
+    Raises
+    ------
+    PromptError
+        If a prompt is empty or too long for the model; it is named.
+    """
+    from causalnet.effects.sweep import find_targets
+    from causalnet.engine.inputs import Inputs
+
+    named = [position_of(text) for text in options.positions]
+    spans = tuple(dict.fromkeys(one.name for one in named if isinstance(one, Span)))
+    encoded = encode(
+        prompts, tokenizer, context=mechanisms.context, vocab_size=mechanisms.vocab, spans=spans, answers="ignore"
+    )
+    found = find_targets(mechanisms, Inputs(encoded.ids, seed=options.seed)).tolist() if targets is None else targets
+    return Subject(mechanisms, tokenizer, encoded, tuple(int(token) for token in found))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One sweep, ready to run.
+
+    Attributes
+    ----------
+    subject, question, options
+        The model on its prompts, and what is asked.
+    graph
+        Where nodes and responders are read from.
+    cells, responders
+        The node and the responder axis.
+    inputs
+        All prompts with their donors.
+    plan
+        How it is cut.
+    """
+
+    subject: Subject
+    question: Question
+    options: Options
+    graph: "CausalGraph"
+    cells: "tuple[Cell, ...]"
+    responders: tuple[Node, ...]
+    inputs: "Inputs"
+    plan: ChunkPlan
+
+    @property
+    def draws(self) -> int:
+        """Size of the donor axis."""
+        return self.inputs.count if isinstance(self.question.value, Resample | Noise) else 1
+
+    @property
+    def donor_index(self) -> np.ndarray:
+        """Donors [prompt, donor]; -1 where none."""
+        shape = (len(self.inputs.ids), self.draws)
+        return np.full(shape, -1, dtype=np.int64) if self.inputs.donors is None else self.inputs.donors
+
+    @cached_property
+    def lookup(self) -> Callable[[str], int] | None:
+        """Token number of a text that the outcome names."""
+        from causalnet.effects.tokens import token_lookup
+
+        read = self.question.read
+        if read is None:
+            return None
+        subject = self.subject
+        return token_lookup(subject.tokenizer, subject.mechanisms.readout.weight.shape[0], read.tokens)
+
+    def labels(self) -> dict[str, Any]:
+        """Return what the data set holds besides what is measured: names, texts, donors, attributes."""
+        from causalnet.effects.sweep import expression
+
+        subject, read = self.subject, self.question.read
+        arguments = {**self.options.recorded(), "question": self.question.plain()}
+        return {
+            "target_id": np.array(subject.targets, dtype=np.int64),
+            "target": subject.target_texts,
+            "text": list(subject.prompts.texts),
+            "nodes": [str(cell.node) for cell in self.cells],
+            "responders": [str(node) for node in self.responders],
+            "donor_index": self.donor_index,
+            "model": subject.mechanisms.name,
+            "ablation": str(self.question.value),
+            "run": run_record(subject.mechanisms, subject.prompts, seed=self.options.seed, arguments=arguments),
+            "expression": expression(self.cells[0], read),
+            "position": str(self.question.where).lstrip("@"),
+        }
+
+
+def job(
+    subject: Subject,
+    question: Question,
+    options: Options,
+    *,
+    graph: "CausalGraph | None" = None,
+    donors: np.ndarray | None = None,
+) -> Job:
+    """Prepare a sweep: nodes, responders, donors, chunks.
+
+    Parameters
+    ----------
+    subject
+        The model on its prompts.
+    question, options
+        What is asked.
+    graph
+        Where nodes and responders are read from; default the model's own.
+    donors
+        Those drawn before [prompt, donor], where the work was begun before.
+
+    Raises
+    ------
+    PromptError
+        If a prompt has no donor, or lacks the position; it is named.
+    InputError
+        If the outcome does not split over responders, or a layer's heads cannot be told apart.
+    """
+    import torch
+
+    from causalnet.effects.sweep import answering, cells, linear_outcome
+    from causalnet.engine.inputs import Inputs
+
+    mechanisms, encoded = subject.mechanisms, subject.encoded
+    linear_outcome(mechanisms, question.read)
+    graph = mechanisms.graph if graph is None else graph
+    graph = graph.with_heads() if question.heads else graph
+    kinds = ("head",) if question.heads else ("attn", "mlp")
+    nodes = [node for node in graph.contributors if node.kind in kinds]
+    found = cells(graph, nodes, question.value, question.where)
+    spans = _spans(encoded, question.where)
+    inputs = Inputs(encoded.ids, spans=spans, targets=subject.targets, seed=options.seed)
+    if isinstance(question.value, Resample):
+        inputs = replace(inputs, donors=_donors(subject, question, options, inputs) if donors is None else donors)
+    elif isinstance(question.value, Noise):
+        inputs = replace(inputs, draws=options.donors)
+    responders = answering(found, graph)
+    drawn = inputs.count if isinstance(question.value, Resample | Noise) else 1
+    size = Size(
+        prompts=len(encoded),
+        nodes=len(found),
+        donors=drawn,
+        responders=len(responders),
+        tokens=max(encoded.lengths),
+        layers=len(mechanisms.layers),
+        width=mechanisms.width,
+        item=torch.tensor([], dtype=mechanisms.dtype).element_size(),
+    )
+    plan = plan_chunks(size, memory=bytes_of(options.memory), step=options.chunk)
+    return Job(subject, question, options, graph, found, responders, inputs, plan)
+
+
+def _spans(encoded: Encoded, position: Position) -> tuple[Mapping[str, tuple[int, int]], ...]:
+    if not isinstance(position, Span):
+        return ()
+    return tuple({position.name: place} for place in encoded.span(position.name))
+
+
+def _donors(subject: Subject, question: Question, options: Options, inputs: "Inputs") -> np.ndarray:
+    """Draw donors for each prompt; they must fill as many tokens as are set."""
+    names = list(subject.prompts.texts)
+    donors = choose_donors(
+        subject.targets,
+        donors=options.donors,
+        seed=options.seed,
+        exclude_same_target=not options.same_target_donors,
+        strata=[len(inputs.columns(prompt, question.where)) for prompt in range(len(names))],
+        keys=subject.encoded.ids,
+        names=names,
+    )
+    # Where no prompt has as many donors as asked, the axis is as long as the most that one has.
+    return donors[:, : int((donors >= 0).sum(1).max())]
+
+
+def compute(job: Job, chunk: Chunk, *, progress: Callable[[int, int], None] | None = None) -> dict[str, np.ndarray]:
+    """Compute one chunk: a function of the job and the chunk alone, wherever and in whatever order it is run.
+
+    Parameters
+    ----------
+    job
+        The sweep.
+    chunk
+        Some of its prompts and nodes.
+    progress
+        Called with (rows done, rows in all).
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        The measured variables of the schema for these prompts and nodes, in float32.
+    """
+    from causalnet.effects.sweep import measure
+
+    found = job.cells[slice(*chunk.nodes)]
+    memory = bytes_of(job.options.memory) // 4 if job.subject.mechanisms.device.type != "cpu" else None
+    made = measure(
+        job.subject.mechanisms,
+        _inputs(job, slice(*chunk.prompts)),
+        found,
+        graph=job.graph,
+        responders=job.responders,
+        outcome=job.question.read,
+        lookup=job.lookup,
+        memory=memory,
+        progress=progress,
+    )
+    return {name: array.astype(np.float32) for name, array in made.arrays().items()}
+
+
+def _inputs(job: Job, block: slice) -> "Inputs":
+    """Return the inputs of some prompts; their donors become a pool of their own."""
+    from causalnet.engine.inputs import Inputs
+
+    every = job.inputs
+    first, last, _ = block.indices(len(every.ids))
+    if last - first == len(every.ids):
+        return every
+    targets = None if every.targets is None else every.targets[block]
+    own = replace(every, ids=every.ids[block], spans=every.spans[block], targets=targets)
+    if isinstance(job.question.value, Resample):
+        assert every.donors is not None
+        index = every.donors[block]
+        members = np.unique(index[index >= 0])
+        # Numbers in the prompts become numbers in the pool; missing ones stay -1.
+        local = np.where(index < 0, -1, np.searchsorted(members, index))
+        chosen = members.tolist()
+        pool = Inputs(
+            tuple(every.ids[one] for one in chosen),
+            spans=tuple(every.spans[one] for one in chosen) if every.spans else (),
+        )
+        return replace(own, pool=pool, donors=local)
+    if isinstance(job.question.value, Mean | Noise):
+        # The engine keys noise by the number of the row, which here starts anew: the seed tells the blocks apart.
+        seed = (every.seed << 32) + first if isinstance(job.question.value, Noise) else every.seed
+        return replace(own, pool=Inputs(every.ids, spans=every.spans), seed=seed)
+    return own
+
+
+def sweep_model(
+    mechanisms: "Mechanisms",
+    tokenizer: Any,
+    prompts: Prompts,
+    options: Options,
+    *,
+    question: Question | None = None,
+    graph: "CausalGraph | None" = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> "xr.Dataset":
+    """Set every attention and MLP layer in turn and split its effect, in memory.
+
+    Parameters
+    ----------
+    mechanisms, tokenizer
+        The compiled model and the tokenizer that belongs to it.
+    prompts
+        The prompts, whose other members are the donors.
+    options
+        Ablation, donors and seed.
+    question
+        What is asked; default the main ablation at the last token, read off the target's logit.
+    graph
+        Where the nodes to set and the responders are read from; default the model's own graph.
+    progress
+        Called with (rows done, rows in all) of the chunk at work.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``te, de, ce, norm, residual [prompt, node, donor]`` and the rest of the sweep schema, in logits; the same
+        numbers, to the bit, as the study's store.
+
+    Raises
+    ------
+    PromptError
+        If a prompt is empty or too long for the model, or has no donor; it is named.
+
+    Examples
+    --------
+    >>> from causalnet.demo import model_path, prompts_path
+    >>> from causalnet.model.compile import compile_model
+    >>> from causalnet.model.load import load_model, load_tokenizer
+    >>> mechanisms = compile_model(load_model(model_path("plain")), name="plain")
+    >>> prompts = Prompts.from_file(prompts_path()).take(3)
+    >>> data = sweep_model(mechanisms, load_tokenizer(model_path("plain")), prompts, Options(ablation="zero"))
+    >>> dict(data.sizes)
+    {'prompt': 3, 'node': 16, 'donor': 1, 'responder': 15}
+    """
+    from causalnet.effects.schema import sweep_dataset
+
+    question = Question(options.ablations[0]) if question is None else question
+    one = job(subject(mechanisms, tokenizer, prompts, options), question, options, graph=graph)
+    whole = {}
+    for chunk in one.plan:
+        for name, array in compute(one, chunk, progress=progress).items():
+            by_node = name not in ("clean_responder", "clean_logit")
+            shape = (
+                (one.plan.prompts, one.plan.nodes, *array.shape[2:])
+                if by_node
+                else (one.plan.prompts, *array.shape[1:])
+            )
+            table = whole.setdefault(name, np.empty(shape, dtype=np.float32))
+            place = (slice(*chunk.prompts), slice(*chunk.nodes)) if by_node else (slice(*chunk.prompts),)
+            table[place] = array
+    return sweep_dataset(**whole, **one.labels())

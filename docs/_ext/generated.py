@@ -1,0 +1,81 @@
+"""What the pages show and no hand writes: the tutorials' copies, the commands' help, the pictures."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pictures
+from typer.testing import CliRunner
+
+from causalnet.cli.main import app
+
+__all__ = ["command_help", "commands", "tutorial_cache", "write_all"]
+
+DOCS = Path(__file__).resolve().parents[1]
+ROOT = DOCS.parent
+MADE = DOCS / "_generated"
+
+
+def write_all() -> None:
+    """Write everything that the pages include; what has not changed keeps its time stamp."""
+    MADE.mkdir(exist_ok=True)
+    _put(MADE / "commands.md", command_help())
+    kept = set()
+    for source in sorted((ROOT / "tutorials").glob("[0-9]_*.py")):
+        _put(DOCS / "tutorials" / source.name, source.read_text(encoding="utf-8"))
+        kept.add(source.name)
+    for copy in (DOCS / "tutorials").glob("*.py"):
+        if copy.name not in kept:
+            copy.unlink()
+    results = ROOT / "benchmarks" / "RESULTS.md"
+    _put(MADE / "measured.md", _measured(results.read_text(encoding="utf-8") if results.exists() else ""))
+    pictures.draw_all(MADE, stamp=_state())
+
+
+def commands() -> list[str]:
+    """Return the names of the subcommands."""
+    return sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+
+
+def command_help() -> str:
+    """Return the help of ``causalnet`` and of every subcommand, as the terminal shows it, in Markdown."""
+    parts = []
+    for name in ("", *commands()):
+        shown = CliRunner().invoke(app, [*name.split(), "--help"], prog_name="causalnet", terminal_width=100)
+        if shown.exit_code:
+            raise RuntimeError(f"causalnet {name} --help fails: {shown.output}")
+        title = f"causalnet {name}".strip()
+        lines = "\n".join(line.rstrip() for line in shown.output.strip().splitlines())
+        parts.append(f"## {title}\n\n```text\n{lines}\n```\n")
+    return "\n".join(parts)
+
+
+def tutorial_cache() -> Path:
+    """Return the folder of the tutorials' outputs; another state of the code has another folder."""
+    folder = ROOT / "build" / "tutorials"
+    here = folder / _state()
+    for other in folder.glob("*"):
+        if other != here:
+            shutil.rmtree(other, ignore_errors=True)
+    return here
+
+
+def _measured(text: str) -> str:
+    """Return the benchmarks' results one heading level down, without their title."""
+    if not text:
+        return "No measurement stands in `benchmarks/RESULTS.md`; `make bench` makes one.\n"
+    lines = [line for line in text.splitlines() if not line.startswith("# ")]
+    return "\n".join(f"#{line}" if line.startswith("## ") else line for line in lines).strip() + "\n"
+
+
+def _state() -> str:
+    """Return a hash of all code that outputs depend on."""
+    found = hashlib.sha256()
+    for path in sorted([*(ROOT / "causalnet").rglob("*.py"), *(DOCS / "_ext").glob("*.py")]):
+        found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def _put(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
