@@ -86,6 +86,13 @@ def hydra(
     stratum: Annotated[
         list[str] | None, typer.Option(help="Split by a feature too: relation, length, …; repeatable.")
     ] = None,
+    joint: Annotated[
+        int | None, typer.Option(help="Ablate up to so many layers together too, chosen greedily.")
+    ] = None,
+    responsible: Annotated[
+        list[str] | None,
+        typer.Option(help="Search this layer's responsibility and smallest witnesses too; repeatable."),
+    ] = None,
     checkpoints: Annotated[Path | None, typer.Option(help="Run every checkpoint in this folder too.")] = None,
     relation: Annotated[list[str] | None, typer.Option(help="Keep prompts of this relation; repeatable.")] = None,
     correct_only: Annotated[
@@ -126,7 +133,7 @@ def hydra(
         ",".join(ablation or ["resample"]), donors, limit, seed, device, dtype, same_target_donors,
         positions=tuple(position or ()), outcomes=tuple(outcome or ()), heads=heads, frozen_norm=freeze_norm,
         strata=tuple(stratum or ()), cuts=cuts, cut_at=tuple(cut_at or ()), correct_only=correct_only,
-        single_token_answers=single_token_answers, relations=tuple(relation or ()),
+        single_token_answers=single_token_answers, relations=tuple(relation or ()), joint=joint, responsible=tuple(responsible or ()),
         checkpoints="" if checkpoints is None else str(checkpoints), chunk=chunk, memory=memory,
     )  # fmt: skip
     if resume and (out is None or overwrite):

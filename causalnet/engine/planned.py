@@ -152,6 +152,12 @@ class Plan:
         """Share of the full forwards' tokens that is computed."""
         return self.tokens / self.full_tokens if self.full_tokens else 0.0
 
+    def _repr_html_(self) -> str:
+        """Return what will be run and what it costs, for notebooks."""
+        from causalnet.draw.display import plan_html
+
+        return plan_html(self)
+
     def __str__(self) -> str:
         lines = [
             f"{len(self.shape.lengths)} prompts in {len(self.buckets)} buckets of one length; "

@@ -172,6 +172,12 @@ class Query:
 
         return latex(self)
 
+    def _repr_html_(self) -> str:
+        """Return the query and what it asks in plain English, for notebooks."""
+        from causalnet.draw.display import query_html
+
+        return query_html(self)
+
     def _repr_latex_(self) -> str:
         return f"${self.latex()}$"
 

@@ -259,6 +259,12 @@ class CausalGraph:
         # What is cached is cheap to build again; a hash of texts is another one in another process.
         return {part.name: getattr(self, part.name) for part in fields(self)}
 
+    def _repr_html_(self) -> str:
+        """Return the drawn graph, for notebooks."""
+        from causalnet.draw.display import graph_html
+
+        return graph_html(self)
+
     def __repr__(self) -> str:
         words = [repr(self.name)] if self.name else []
         words += [f"{self.layers} layers", f"{len(self)} nodes", f"{self.number_of_edges} edges"]

@@ -17,8 +17,9 @@ from causalnet.studies.folder import write_json
 from causalnet.studies.options import Options, bytes_of
 from causalnet.studies.plan import RunPlan
 from causalnet.studies.store import open_store
-from causalnet.studies.sweeps import Subject
+from causalnet.studies.sweeps import Job
 from causalnet.studies.tables import read_table, write_tables
+from causalnet.studies.together import write_together
 from causalnet.studies.variants import LEAST, derive, strata
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ class Run:
         }
 
 
-def finish(
-    path: Path, plan: RunPlan, options: Options, subjects: Mapping[str, Subject], seconds: Mapping[str, float]
-) -> Run:
+def finish(path: Path, plan: RunPlan, options: Options, jobs: Mapping[str, Job], seconds: Mapping[str, float]) -> Run:
     """Summarise every sweep of a run whose chunks are all done, and write what is read.
 
     What says that the run is finished is written last, so that one that is stopped here can still go on.
@@ -116,14 +115,12 @@ def finish(
         The run folder.
     plan, options
         What was asked.
-    subjects
-        The model and prompts of each arm's main sweep, by folder.
+    jobs
+        Each arm's main sweep, by folder.
     seconds
         That each sweep took, by folder.
     """
-    results = tuple(
-        _arm(path, plan, options, sweep.folder, subjects, seconds) for sweep in plan.sweeps if not sweep.family
-    )
+    results = tuple(_arm(path, plan, options, sweep.folder, jobs, seconds) for sweep in plan.sweeps if not sweep.family)
     comparison = _compare(results)
     for result in results:
         _draw(result)
@@ -140,13 +137,13 @@ def _arm(
     plan: RunPlan,
     options: Options,
     home: str,
-    subjects: Mapping[str, Subject],
+    jobs: Mapping[str, Job],
     seconds: Mapping[str, float],
 ) -> Result:
     folder, memory = path / home, bytes_of(options.memory)
     data = open_store(folder / "effects.zarr", memory)
     summary = _summary(data, options, seconds[home])
-    subject = subjects[home]
+    subject = jobs[home].subject
     variants = {}
     for sweep in plan.sweeps:
         place = Path(sweep.folder)
@@ -165,6 +162,7 @@ def _arm(
             write_json(folder / place / "summary.json", found[place])
         shutil.rmtree(folder / "tables", ignore_errors=True)
         write_tables(folder / "tables", data, summary, subject.prompts, found)
+        write_together(folder / "tables", jobs[home], options)
     small = [f"{name}={value} ({len(rows)})" for (name, value), rows in groups.items() if len(rows) < LEAST]
     if small:
         summary["warnings"].append(

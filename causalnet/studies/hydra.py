@@ -19,6 +19,7 @@ from causalnet.studies.options import ABLATIONS, Arm, Options
 from causalnet.studies.plan import RunPlan, Sweep, check_same, read_plan, refuse
 from causalnet.studies.store import Markers, clean, create, read_labels, write
 from causalnet.studies.sweeps import Job, Question, Subject, compute, job, subject, sweep_model
+from causalnet.studies.together import check_nodes
 from causalnet.studies.variants import checkpoints, folder_of, questions, strata
 
 __all__ = ["ABLATIONS", "Arm", "Options", "Result", "Run", "hydra", "sweep_model"]
@@ -104,7 +105,7 @@ def hydra(
             plan = study.begin(folder, prompts)
     seconds = study.work(path, plan)
     say("figures and report", 0, 1)
-    run = finish(path, plan, options, study.subjects(path, plan), seconds)
+    run = finish(path, plan, options, study.mains(path, plan), seconds)
     shutil.rmtree(path / "chunks", ignore_errors=True)
     say("figures and report", 1, 1)
     return run
@@ -144,6 +145,8 @@ class _Study:
                 if model not in shared:
                     shared[model] = subject(loaded.mechanisms, loaded.tokenizer, kept, self.options)
                 one = job(shared[model], question, self.options)
+                if not place:
+                    check_nodes(one, self.options)
                 where = Path(home, place)
                 (folder / where).mkdir(parents=True, exist_ok=True)
                 create(folder / where / "effects.zarr", one.labels(), one.plan)
@@ -219,6 +222,6 @@ class _Study:
             self.jobs[sweep.folder] = replace(made, plan=sweep.plan)
         return self.jobs[sweep.folder]
 
-    def subjects(self, path: Path, plan: RunPlan) -> Mapping[str, Subject]:
-        """Return the model and the prompts of each arm's main sweep, by folder."""
-        return {sweep.folder: self._job(path, sweep).subject for sweep in plan.sweeps if not sweep.family}
+    def mains(self, path: Path, plan: RunPlan) -> Mapping[str, Job]:
+        """Return the job of each arm's main sweep, by folder."""
+        return {sweep.folder: self._job(path, sweep) for sweep in plan.sweeps if not sweep.family}

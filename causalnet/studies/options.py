@@ -77,6 +77,10 @@ class Options:
         Keep the prompts whose answer is one token.
     relations
         Keep the prompts of these relations.
+    joint
+        Ablate up to so many nodes together, chosen greedily.
+    responsible
+        Nodes whose responsibility for the most likely token, and smallest witnesses, are searched for.
     checkpoints
         A folder of checkpoints of the same model over training; each is a variant.
     chunk
@@ -114,6 +118,8 @@ class Options:
     correct_only: bool = False
     single_token_answers: bool = False
     relations: tuple[str, ...] = ()
+    joint: int | None = None
+    responsible: tuple[str, ...] = ()
     checkpoints: str = ""
     chunk: int | None = None
     memory: str = "2GiB"
@@ -122,13 +128,13 @@ class Options:
         for kind in self.ablations:
             if kind not in ABLATIONS:
                 raise InputError(explain(f"unknown ablation {kind!r}", legal=ABLATIONS, got=kind))
-        for name, least in (("donors", 1), ("limit", 1), ("seed", 0), ("cuts", 1), ("chunk", 1)):
+        for name, least in (("donors", 1), ("limit", 1), ("seed", 0), ("cuts", 1), ("joint", 1), ("chunk", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; it must be at least {least}")
         if self.cuts is not None and self.cut_at:
             raise InputError("texts are cut at drawn places or at given ones, not both")
-        for name in ("ablations", "positions", "outcomes", "strata"):
+        for name in ("ablations", "positions", "outcomes", "strata", "responsible"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
                 raise InputError(f"{name.removesuffix('s')} names the same thing twice: {', '.join(given)}")

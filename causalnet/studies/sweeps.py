@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from causalnet.graph import CausalGraph
     from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["Job", "Question", "Subject", "compute", "job", "subject", "sweep_model"]
+__all__ = ["Job", "Question", "Subject", "compute", "inputs_of", "job", "subject", "sweep_model"]
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def compute(job: Job, chunk: Chunk, *, progress: Callable[[int, int], None] | No
     memory = bytes_of(job.options.memory) // 4 if job.subject.mechanisms.device.type != "cpu" else None
     made = measure(
         job.subject.mechanisms,
-        _inputs(job, slice(*chunk.prompts)),
+        inputs_of(job, slice(*chunk.prompts)),
         found,
         graph=job.graph,
         responders=job.responders,
@@ -323,7 +323,7 @@ def compute(job: Job, chunk: Chunk, *, progress: Callable[[int, int], None] | No
     return {name: array.astype(np.float32) for name, array in made.arrays().items()}
 
 
-def _inputs(job: Job, block: slice) -> "Inputs":
+def inputs_of(job: Job, block: slice) -> "Inputs":
     """Return the inputs of some prompts; their donors become a pool of their own."""
     from causalnet.engine.inputs import Inputs
 
