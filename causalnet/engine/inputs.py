@@ -44,6 +44,9 @@ class Inputs:
         Number of draws where no donors are given (noise).
     seed
         Seed of the noise.
+    first
+        Number of the first prompt: noise is keyed by the numbers of prompts, so that a block of a larger set
+        draws what it would draw as part of it.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -55,6 +58,7 @@ class Inputs:
     vectors: Mapping[str, "torch.Tensor"] = field(default_factory=dict)
     draws: int = 1
     seed: int = 0
+    first: int = 0
 
     @property
     def shape(self) -> Shape:

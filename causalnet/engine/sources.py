@@ -186,7 +186,7 @@ class Sources:
         for i, prompt in enumerate(prompts):
             for j, draw in enumerate(count):
                 for k, column in enumerate(write.columns):
-                    seed = f"{self.inputs.seed}/{prompt}/{write.node}/{column}/{draw}".encode()
+                    seed = f"{self.inputs.seed}/{self.inputs.first + prompt}/{write.node}/{column}/{draw}".encode()
                     digest = int.from_bytes(hashlib.blake2b(seed, digest_size=16).digest(), "big")
                     out[i, j, k] = np.random.Generator(np.random.Philox(digest)).standard_normal(current.shape[-1])
         return torch.as_tensor(out * (value.size * self.spread[key])).to(current)

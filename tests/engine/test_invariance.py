@@ -192,6 +192,20 @@ def test_donors_and_noise_are_shared_by_all_worlds(value):
     assert all(len(set(row.round(9))) == 3 for row in one), "each draw is another donor"
 
 
+def test_a_block_of_prompts_draws_the_noise_that_it_draws_as_part_of_the_whole():
+    mechanisms = models.tiny("gpt2")
+    inputs = ragged(mechanisms)
+    readings = [Reading(World(((Site(Node("attn", 1), LAST), Noise(0.7)),)), LOGIT)]
+    whole = trace_of(mechanisms, readings, inputs)
+    block = replace(
+        inputs, ids=inputs.ids[2:5], spans=inputs.spans[2:5], donors=inputs.donors[2:5], pairs={}, vectors={}, first=2,
+        pool=replace(inputs, donors=None),
+    )  # fmt: skip
+    assert np.allclose(trace_of(mechanisms, readings, block)[readings[0]], whole[readings[0]][2:5], rtol=0, atol=1e-9)
+    moved = trace_of(mechanisms, readings, replace(block, first=3))[readings[0]]
+    assert (np.abs(moved - whole[readings[0]][2:5]) > 1e-6).all()
+
+
 def test_missing_donors_are_holes_and_touch_nothing_else():
     mechanisms = models.tiny("gpt2")
     inputs, readings = ragged(mechanisms), some_readings(mechanisms)
