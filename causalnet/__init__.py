@@ -67,8 +67,11 @@ from causalnet.expr import (
 from causalnet.prompts import Prompt, Prompts
 
 if TYPE_CHECKING:
+    from causalnet.effects.causality import Event
+    from causalnet.effects.prompted import Prompted
     from causalnet.effects.result import Result
     from causalnet.effects.statistics import FewPromptsWarning
+    from causalnet.effects.table import Effects
 
 __all__ = [
     "CE",
@@ -84,8 +87,11 @@ __all__ = [
     "TIE",
     "CausalModel",
     "E",
+    "Effects",
+    "Event",
     "FewPromptsWarning",
     "Prompt",
+    "Prompted",
     "Prompts",
     "Result",
     "add",
@@ -133,7 +139,13 @@ __all__ = [
 
 
 # Read when they are first asked for: they bring the statistics along.
-_LATER = {"FewPromptsWarning": "causalnet.effects.statistics", "Result": "causalnet.effects.result"}
+_LATER = {
+    "Effects": "causalnet.effects.table",
+    "Event": "causalnet.effects.causality",
+    "FewPromptsWarning": "causalnet.effects.statistics",
+    "Prompted": "causalnet.effects.prompted",
+    "Result": "causalnet.effects.result",
+}
 
 
 def __getattr__(name: str) -> Any:

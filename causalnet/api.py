@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
-from causalnet.errors import ExpressionError, InputError, explain
-from causalnet.expr import Query, parse
+from causalnet.errors import InputError, explain
+from causalnet.expr import Query
 from causalnet.prompts import Prompts
 
 if TYPE_CHECKING:
     from causalnet.effects.prepare import Prepared
+    from causalnet.effects.prompted import Prompted
     from causalnet.effects.result import Result
     from causalnet.engine.plan import Plan
     from causalnet.expr import World
@@ -173,22 +174,55 @@ class CausalModel:
         ----------
         Pearl (2001), Direct and indirect effects.
         """
-        from causalnet.effects.estimate import estimate
-        from causalnet.effects.options import Options
-
-        queries, several = _queries(query)
-        vectors = {} if vectors is None else vectors
-        options = Options(donors, pool, seed, target, vectors, level, strata, same_target_donors)
-        found = estimate(
-            self.mechanisms,
-            self.tokenizer,
-            queries,
-            _prompts(prompts),
-            options,
+        on = self.on(
+            prompts,
+            donors=donors,
+            pool=pool,
+            seed=seed,
+            target=target,
+            vectors=vectors,
+            level=level,
+            strata=strata,
+            same_target_donors=same_target_donors,
             memory=memory,
             progress=progress,
         )
-        return found if several else found[0]
+        return on.evaluate(query)
+
+    def on(self, prompts: Prompts | Iterable[str], **options: Unpack[Chosen]) -> "Prompted":
+        """Put the model on prompts, from where every estimand can be asked for.
+
+        Parameters
+        ----------
+        prompts
+            The prompts, or plain texts.
+        **options
+            As in :meth:`evaluate`: ``donors, pool, seed, target, vectors, level, strata, same_target_donors, memory,
+            progress``.
+
+        Returns
+        -------
+        Prompted
+            ``on.split(s)``, ``on.natural_effects(s)``, ``on.four_way(s, held=…)``, ``on.path_specific(s, edges=…)``,
+            ``on.interaction(s1, s2)``, ``on.self_repair(s)``, ``on.compensation()``, ``on.shapley(s)``,
+            ``on.responsibility(…)``, ``on.approximate(…)``.
+
+        Raises
+        ------
+        InputError
+            If an option does not exist or does not fit.
+        """
+        from causalnet.effects.options import Options
+        from causalnet.effects.prompted import Prompted
+
+        given: dict[str, Any] = dict(options)
+        memory, progress = given.pop("memory", None), given.pop("progress", None)
+        for name in given:
+            if name not in Chosen.__annotations__:
+                raise InputError(explain(f"unknown option {name!r}", legal=Chosen.__annotations__, got=name))
+        if given.get("vectors", {}) is None:
+            del given["vectors"]
+        return Prompted(self.mechanisms, self.tokenizer, _prompts(prompts), Options(**given), memory, progress)
 
     def plan(
         self,
@@ -212,8 +246,9 @@ class CausalModel:
         """
         from causalnet.effects.options import Options
         from causalnet.effects.prepare import prepare
+        from causalnet.effects.prompted import queries_of
 
-        queries, _ = _queries(query)
+        queries, _ = queries_of(query)
         options = Options(donors, pool, 0, target, {} if vectors is None else vectors)
         ready: Prepared = prepare(self.mechanisms, self.tokenizer, queries, _prompts(prompts), options, draw=False)
         plans = tuple(batch.plan for batch in ready.batches)
@@ -221,11 +256,11 @@ class CausalModel:
 
     def explain(self, query: Asked) -> str:
         """Say in plain English what a query runs on this model, and which assignments give way to which."""
-        return _query(query).explain(self.graph)
+        return _one(query).explain(self.graph)
 
     def worlds(self, query: Asked) -> "tuple[World, ...]":
         """Return the distinct worlds that a query runs on this model, the natural one first."""
-        return _query(query).worlds(self.graph)
+        return _one(query).worlds(self.graph)
 
     def mutilated(self, query: Asked, world: int | None = None) -> "CausalGraph":
         """Return the graph of one world of a query: arrows into what is set are cut.
@@ -237,7 +272,7 @@ class CausalModel:
         world
             Number of the world, as :meth:`worlds` counts them; default: the first that is read and set.
         """
-        return _query(query).graph(self.graph, world)
+        return _one(query).graph(self.graph, world)
 
     def check(self) -> "CheckReport":
         """Hold the compiled form against the real model: every closure, with its misfit and tolerance."""
@@ -395,24 +430,10 @@ def _name(model: str | Path) -> str:
     return (path.resolve().name if path.exists() else "") or str(model)
 
 
-def _queries(query: Any) -> tuple[list[Query], bool]:
-    """Return queries as a list, and whether several were asked."""
-    if isinstance(query, Query | str):
-        return [_query(query)], False
-    if isinstance(query, Iterable):
-        found = [_query(one) for one in query]
-        if found:
-            return found, True
-        raise ExpressionError(explain("no query was given", mend="write E[…] or TE(…), or a text"))
-    return [_query(query)], False
+def _one(query: Asked) -> Query:
+    from causalnet.effects.prompted import queries_of
 
-
-def _query(query: Any) -> Query:
-    if isinstance(query, str):
-        return parse(query)
-    if not isinstance(query, Query):
-        raise ExpressionError(explain(f"{query} is no query", mend="write E[…] or TE(…), or a text"))
-    return query
+    return queries_of(query)[0][0]
 
 
 def _prompts(prompts: Any) -> Prompts:

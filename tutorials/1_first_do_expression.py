@@ -80,8 +80,8 @@ for node, result in zip(nodes, model.evaluate(queries, prompts), strict=True):
 # %% [markdown]
 # Two of these deserve a second look. Zero, the mean and half of the value leave the logit where it was: layer 3's
 # output is missed little. *Another prompt's* output is worse than none, because it speaks for another answer. The
-# choice of the value is a choice of the question. And layers 2, 3 and 4 together cost far more than layer 3 alone: they stand in for each other. Effects of single
-# ablations do not add up, which is a finding and no error.
+# choice of the value is a choice of the question. And layers 2, 3 and 4 together cost far more than layer 3 alone:
+# they stand in for each other. Effects of single ablations do not add up, which is a finding and no error.
 #
 # *The position.* The prompts come with a named span, the subject, so a position can be named. Where a span has
 # several tokens, donors need a subject of the same length.

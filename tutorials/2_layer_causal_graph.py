@@ -17,7 +17,6 @@
 
 # %%
 import causalnet as cn
-from causalnet import attn, last, resample
 from causalnet.demo import model_path, prompts_path
 from causalnet.draw import draw
 
@@ -45,13 +44,18 @@ from transformers import GPT2Config, GPTJConfig
 
 for config in (GPT2Config(n_layer=4), GPTJConfig(n_layer=4)):
     other = cn.compile_config(config)
-    print(f"{config.model_type}: attn[2] -> mlp[2] is an edge: {other.has_edge('attn[2]', 'mlp[2]')};",
-          "downstream of attn[2]:", ", ".join(map(str, other.ordered(other.descendants("attn[2]")))))
+    print(
+        f"{config.model_type}: attn[2] -> mlp[2] is an edge: {other.has_edge('attn[2]', 'mlp[2]')};",
+        "downstream of attn[2]:",
+        ", ".join(map(str, other.ordered(other.descendants("attn[2]")))),
+    )
 
 # %%
 print("between attn[5] and the logits:", ", ".join(map(str, graph.ordered(graph.mediators("attn[5]", "logits")))))
-print("is mlp[0] separated from the logits by everything after it?",
-      graph.is_d_separated("mlp[0]", "logits", [node for node in graph.nodes if str(node) not in ("mlp[0]", "logits")]))
+print(
+    "is mlp[0] separated from the logits by everything after it?",
+    graph.is_d_separated("mlp[0]", "logits", [node for node in graph.nodes if str(node) not in ("mlp[0]", "logits")]),
+)
 
 # %% [markdown]
 # The answer is no: `mlp[0]` writes straight into the logits, as every component does. No set of nodes screens it off.

@@ -62,7 +62,10 @@ print(f"{'':>9}{'plain':^24}{'dropped':^24}")
 print(f"{'layer':<9}" + 2 * f"{'DE':>8}{'TE':>8}{'slope':>8}")
 for one, other in zip(plain.summary["nodes"], dropped.summary["nodes"], strict=True):
     if one["name"].startswith("attn"):
-        print(f"{one['name']:<9}" + "".join(f"{node[key]:>8.2f}" for node in (one, other) for key in ("de", "te", "slope")))
+        print(
+            f"{one['name']:<9}"
+            + "".join(f"{node[key]:>8.2f}" for node in (one, other) for key in ("de", "te", "slope"))
+        )
 
 # %% [markdown]
 # In `dropped` the total effect of every attention layer after the first is smaller than the direct one; in `plain` it

@@ -69,7 +69,7 @@ for question in questions:
 
 # %%
 nodes = [f"attn[{layer}]" for layer in range(1, 5)]
-experiment = RandomisedAblation.run(model, prompts, nodes=nodes, value=resample, passes=740)
+experiment = RandomisedAblation.run(model, prompts, nodes=nodes, value=resample, passes=555)
 print(experiment.data.iloc[:3].to_string())
 table = experiment.table(methods=["regression"], refuters=["placebo"], simulations=10)
 print(table.round(3).to_string())

@@ -105,7 +105,7 @@ with torch.no_grad():  # transformers starts with small weights and no bias; let
 import causalnet as cn
 from causalnet import DE, TE, attn, last, resample
 
-WORDS = "a b c d e f g h i j k l m n o p q r s t u v w".split()
+WORDS = list("abcdefghijklmnopqrstuvw")
 
 
 def tokenizer(text):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,9 +89,12 @@ def check(
 
 
 def _laws(mechanisms: "Mechanisms", cases: int, seed: int) -> "LawReport":
+    from causalnet.cli.console import progress_bars
     from causalnet.testing.report import check_laws
 
-    return check_laws(mechanisms, cases=cases, seed=seed)
+    # On a terminal only: elsewhere the table is all that is wanted.
+    with progress_bars(quiet=not sys.stderr.isatty()) as advance:
+        return check_laws(mechanisms, cases=cases, seed=seed, progress=lambda done, of: advance("laws", done, of))
 
 
 def _measured(hf: Any, name: str) -> "tuple[Mechanisms, CheckReport]":

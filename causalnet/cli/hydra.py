@@ -133,7 +133,8 @@ def hydra(
         ",".join(ablation or ["resample"]), donors, limit, seed, device, dtype, same_target_donors,
         positions=tuple(position or ()), outcomes=tuple(outcome or ()), heads=heads, frozen_norm=freeze_norm,
         strata=tuple(stratum or ()), cuts=cuts, cut_at=tuple(cut_at or ()), correct_only=correct_only,
-        single_token_answers=single_token_answers, relations=tuple(relation or ()), joint=joint, responsible=tuple(responsible or ()),
+        single_token_answers=single_token_answers, relations=tuple(relation or ()),
+        joint=joint, responsible=tuple(responsible or ()),
         checkpoints="" if checkpoints is None else str(checkpoints), chunk=chunk, memory=memory,
     )  # fmt: skip
     if resume and (out is None or overwrite):

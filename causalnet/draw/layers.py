@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalnet.draw.facts import Box, Facts, along, box_of, gather
-from causalnet.draw.layout import CELL, HEADER, HEADS_A_ROW, Layout, Slot, arc, lay_out, spline, straight
+from causalnet.draw.layout import CELL, HEADER, HEADS_A_ROW, Layout, Slot, arc, lay_out, spline, straight, text_width
 from causalnet.draw.palette import FADED, FALLS, FONT, GRID, INK, MUTED, RISES, STREAM, diverging, readable_on, signed
 from causalnet.draw.positions import over_positions
 from causalnet.draw.render import FORMATS, Drawing, escape_label
@@ -356,8 +356,9 @@ def _legend(dot: "graphviz.Digraph", facts: Facts, scale: float, title: str, sur
         largest = max((abs(flow[2]) for flow in facts.flows), default=0.0)
         lines.append((f"arrows: {what}, logits; blue rises, orange falls; widest ±{largest:.2f}", INK))
     if facts.cut:
-        rest = "faded: not downstream" + (", or |ΔDE| below 5 % of the largest" if facts.delta else "")
-        lines.append((f"double border: set by do, incoming edges cut; {rest}", INK))
+        lines.append(("double border: set by do, incoming edges cut", INK))
+        rest = ", or |ΔDE| below 5 % of the largest" if facts.delta else ""
+        lines.append((f"faded: not downstream of it{rest}", INK))
     if surgery:
         lines.append((surgery, INK))
     if facts.caption:
@@ -367,11 +368,11 @@ def _legend(dot: "graphviz.Digraph", facts: Facts, scale: float, title: str, sur
         if colour == "scale":
             _scale(dot, scale, y)
         else:
-            dot.node(f"legend{place}", label=escape_label(text), shape="plaintext", pos=spline((0, y)), width="4.6",
-                     height="0.18", fontsize="8", fontcolor=colour)  # fmt: skip
+            dot.node(f"legend{place}", label=escape_label(text), shape="plaintext", pos=spline((0, y)),
+                     width=text_width(text, 8), height="0.18", fontsize="8", fontcolor=colour)  # fmt: skip
         y += 15
-    dot.node("title", label=escape_label(title), shape="plaintext", pos=spline((0, y + 5)), width="4.6", height="0.25",
-             fontsize="12")  # fmt: skip
+    dot.node("title", label=escape_label(title), shape="plaintext", pos=spline((0, y + 5)),
+             width=text_width(title, 12), height="0.25", fontsize="12")  # fmt: skip
 
 
 def _scale(dot: "graphviz.Digraph", scale: float, y: float) -> None:

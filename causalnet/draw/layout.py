@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from causalnet.graph.block import Block
 
-__all__ = ["CELL", "HEADER", "HEADS_A_ROW", "Layout", "Slot", "arc", "lay_out", "spline", "straight"]
+__all__ = ["CELL", "HEADER", "HEADS_A_ROW", "Layout", "Slot", "arc", "lay_out", "spline", "straight", "text_width"]
 
 _WIDTH = 116.0
 _COLUMN = 104.0
@@ -160,3 +160,12 @@ def straight(start: tuple[float, float], end: tuple[float, float]) -> str:
     third = tuple(a + (b - a) / 3 for a, b in zip(start, end, strict=True))
     two_thirds = tuple(a + (b - a) * 2 / 3 for a, b in zip(start, end, strict=True))
     return spline(start, (third[0], third[1]), (two_thirds[0], two_thirds[1]), end)
+
+
+def text_width(text: str, size: float) -> str:
+    """Return the width, in inches, of a place that surely holds a line of text in ``size`` points.
+
+    The place counts when the picture's edges are found, the text itself does not: a narrower place would have
+    it cut off there.
+    """
+    return f"{max(4.6, 0.56 * size * len(text) / 72):.2f}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from causalnet.draw.layout import spline, straight
+from causalnet.draw.layout import spline, straight, text_width
 from causalnet.draw.palette import FADED, FONT, GRID, INK, MUTED, STREAM
 from causalnet.draw.render import escape_label
 from causalnet.errors import InputError, UnknownNodeError, explain
@@ -207,7 +207,7 @@ def _legend(dot: "graphviz.Digraph", graph: "CausalGraph", done: frozenset[Node]
     y = 26.0
     for place, text in enumerate(reversed(lines)):
         dot.node(f"legend{place}", label=escape_label(text), shape="plaintext", style="", pos=spline((middle, y)),
-                 width="5.2", height="0.18", fontsize="8", fontcolor=MUTED)  # fmt: skip
+                 width=text_width(text, 8), height="0.18", fontsize="8", fontcolor=MUTED)  # fmt: skip
         y += 14
-    dot.node("title", label=escape_label(title), shape="plaintext", style="", pos=spline((middle, y + 4)), width="5.2",
-             height="0.25", fontsize="12")  # fmt: skip
+    dot.node("title", label=escape_label(title), shape="plaintext", style="", pos=spline((middle, y + 4)),
+             width=text_width(title, 12), height="0.25", fontsize="12")  # fmt: skip

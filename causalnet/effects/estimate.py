@@ -20,7 +20,16 @@ from causalnet.expr import Query
 from causalnet.model.mechanism import Mechanisms
 from causalnet.prompts import Prompts
 
-__all__ = ["estimate", "unit_tables"]
+__all__ = [
+    "covered",
+    "estimate",
+    "mean_of",
+    "renumbered",
+    "short_donors",
+    "token_text",
+    "unit_tables",
+    "warn_of_few",
+]
 
 
 def estimate(
@@ -78,11 +87,15 @@ def estimate(
         how = _how(batch, len(queries), time.perf_counter() - started)
         for number in batch.queries:
             found[number] = _result(ready, batch, number, trace, tokenizer, options, how, record)
-    few = min(result.n for result in found.values())
-    if few < FEW:
-        words = f"{few} prompt{'s' * (few != 1)}: with fewer than {FEW} the intervals may not cover"
-        warnings.warn(words, FewPromptsWarning, stacklevel=3)
+    warn_of_few(min(result.n for result in found.values()))
     return [found[number] for number in range(len(queries))]
+
+
+def warn_of_few(prompts: int) -> None:
+    """Warn once where there are too few prompts for the intervals to be relied on."""
+    if prompts < FEW:
+        words = f"{prompts} prompt{'s' * (prompts != 1)}: with fewer than {FEW} the intervals may not cover"
+        warnings.warn(words, FewPromptsWarning, stacklevel=5)
 
 
 def unit_tables(question: Question, values: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:
@@ -142,12 +155,12 @@ def _result(
         prompts=tuple(int(row) for row in rows),
         texts=tuple(ready.encoded.prompts[int(row)].text for row in rows),
         targets=targets,
-        target_texts=tuple(_text(tokenizer, token) for token in targets),
+        target_texts=tuple(token_text(tokenizer, token) for token in targets),
         donor_index=np.empty((len(rows), 0)) if donors is None else donors,
         estimand=covers,
         how=how,
         run=record,
-        notes=(*remarks, *_short_donors(donors, options), *question.compiled.overridden, *ready.notes),
+        notes=(*remarks, *short_donors(donors, options), *question.compiled.overridden, *ready.notes),
     )
 
 
@@ -160,31 +173,61 @@ def _interval(
     options: Options,
 ) -> tuple[Interval, str, list[str]]:
     """Return the interval, what it covers, and what a reader should know about it."""
-    seed, level = int(options.seed), float(options.level)
-    fixed = "conditional on the donor pool" if donors is not None else "over prompts"
-    random = options.pool == RANDOM and donors is not None
-    remarks = []
-    if options.pool == RANDOM and donors is None:
-        remarks.append("this query draws no donors, so its interval is over prompts alone")
-    if len(rows) < FEW:
-        remarks.append(f"fewer than {FEW} prompts: the interval may not cover")
+    if len(tables) == 1:
+        return mean_of(units, donors, rows, options)
+    if options.pool == RANDOM and donors is not None:
+        what = "an interval that covers the donors is made for one group of prompts"
+        mend = "ask for each subgroup by itself, or leave pool='random' out"
+        raise InputError(explain(what, where=str(question.compiled.query), mend=mend))
+    remarks = _remarks(len(rows), donors, options)
+    remarks.append("values are the prompts' contributions; the value adds up the means of the subgroups")
     with quiet():
-        if len(tables) > 1:
-            if random:
-                what = "an interval that covers the donors is made for one group of prompts"
-                mend = "ask for each subgroup by itself, or leave pool='random' out"
-                raise InputError(explain(what, where=str(question.compiled.query), mend=mend))
-            remarks.append("values are the prompts' contributions; the value adds up the means of the subgroups")
-            found = _of_groups(question, tables, seed=seed, level=level)
-            return found, fixed, remarks
-        values = donor_mean(units)
+        found = _of_groups(question, tables, seed=int(options.seed), level=float(options.level))
+    return found, covered(donors, options), remarks
+
+
+def mean_of(
+    units: np.ndarray, donors: np.ndarray | None, rows: np.ndarray, options: Options
+) -> tuple[Interval, str, list[str]]:
+    """Return the mean over prompts of the means over their donors, what its interval covers, and remarks.
+
+    Parameters
+    ----------
+    units
+        [prompt, donor]; NaN where a prompt has fewer donors.
+    donors
+        [prompt, donor]: their index in the pool; None where none are drawn.
+    rows
+        [prompt]: which of the prompts they are.
+    options
+        The pool, which says what the interval covers; level and seed.
+    """
+    how: dict[str, Any] = {"seed": int(options.seed), "level": float(options.level)}
+    covers, remarks = covered(donors, options), _remarks(len(rows), donors, options)
+    values = donor_mean(units)
+    with quiet():
         if len(rows) == 1:
             nothing = np.array(np.nan)
-            return Interval(values.mean(), nothing, nothing, nothing), fixed, remarks
-        if random and donors is not None:
-            index = _renumbered(donors, rows)
-            return crossed_mean_interval(units, index, seed=seed, level=level), "over prompts and donors", remarks
-        return mean_interval(values, seed=seed, level=level), fixed, remarks
+            return Interval(values.mean(), nothing, nothing, nothing), covers, remarks
+        if options.pool == RANDOM and donors is not None:
+            return crossed_mean_interval(units, renumbered(donors, rows), **how), covers, remarks
+        return mean_interval(values, **how), covers, remarks
+
+
+def covered(donors: np.ndarray | None, options: Options) -> str:
+    """Say what an interval covers."""
+    if donors is None:
+        return "over prompts"
+    return "over prompts and donors" if options.pool == RANDOM else "conditional on the donor pool"
+
+
+def _remarks(prompts: int, donors: np.ndarray | None, options: Options) -> list[str]:
+    found = []
+    if options.pool == RANDOM and donors is None:
+        found.append("this query draws no donors, so its interval is over prompts alone")
+    if prompts < FEW:
+        found.append(f"fewer than {FEW} prompts: the interval may not cover")
+    return found
 
 
 def _of_groups(question: Question, tables: Mapping[Any, np.ndarray], *, seed: int, level: float) -> Interval:
@@ -210,14 +253,15 @@ def _of_groups(question: Question, tables: Mapping[Any, np.ndarray], *, seed: in
     return Interval(*(np.asarray(part)[0] for part in (found.estimate, found.se, found.low, found.high)))
 
 
-def _renumbered(donors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def renumbered(donors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return donors by new numbers: those in the subgroup first, from 0, then those outside it."""
     outside = sorted(set(donors[donors >= 0].tolist()) - set(rows.tolist()))
     number = {int(row): place for place, row in enumerate([*rows.tolist(), *outside])}
     return np.array([[number.get(int(donor), -1) for donor in row] for row in donors])
 
 
-def _short_donors(donors: np.ndarray | None, options: Options) -> list[str]:
+def short_donors(donors: np.ndarray | None, options: Options) -> list[str]:
+    """Say which prompts have fewer donors than were asked for."""
     if donors is None:
         return []
     used = (donors >= 0).sum(1)
@@ -242,5 +286,6 @@ def _how(batch: Batch, queries: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _text(tokenizer: Any, token: int) -> str:
+def token_text(tokenizer: Any, token: int) -> str:
+    """Return a token's text, or its number where the tokenizer has no texts."""
     return str(tokenizer.decode([token])) if hasattr(tokenizer, "decode") else str(token)

@@ -30,7 +30,7 @@ PARTS = ("te", "de", "ce", "ce_attn", "ce_mlp", "norm", "self_repair")
 # Those that are given as shares of what an ablation removes directly.
 FRACTIONS = ("self_repair", "ce", "ce_attn", "ce_mlp", "norm")
 GROUPS = ("all", "attn", "mlp")
-_BLOCK = 1 << 26  # bytes of changes of direct effects that are held at a time
+_BLOCK = 1 << 24  # bytes of changes of direct effects that are held at a time
 
 
 def self_repair(ds: "xr.Dataset") -> "xr.DataArray":

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ import numpy as np
 from causalnet.errors import DataError, InputError, explain
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
-__all__ = ["RESULT_SCHEMA", "Result"]
+    from causalnet.effects.statistics import Convergence
+
+__all__ = ["RESULT_SCHEMA", "Result", "read_json", "write_json"]
 
 RESULT_SCHEMA = "causalnet-result/1"
 _ARRAYS = ("values", "units_table", "donor_index")
@@ -164,14 +168,11 @@ class Result:
         >>> Result.load(result.save(Path(tempfile.mkdtemp()) / "kl.json")).value
         0.25
         """
-        path = Path(path)
-        stored = {"schema": RESULT_SCHEMA, **{one.name: _plain(getattr(self, one.name)) for one in fields(self)}}
-        text = json.dumps(stored, ensure_ascii=False, allow_nan=False, indent=1)
-        try:
-            path.write_text(text + "\n", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise InputError(f"{path}: the result cannot be written: {error.strerror}") from None
-        return path
+        return write_json(path, self.stored())
+
+    def stored(self) -> dict[str, Any]:
+        """Return what :meth:`save` writes, as plain values; None stands for NaN."""
+        return {"schema": RESULT_SCHEMA, **{one.name: _plain(getattr(self, one.name)) for one in fields(self)}}
 
     @classmethod
     def load(cls, path: str | Path) -> "Result":
@@ -182,16 +183,14 @@ class Result:
         DataError
             If it is no such file.
         """
-        try:
-            stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: no result can be read: {error}") from None
-        schema = stored.get("schema") if isinstance(stored, dict) else None
-        if schema != RESULT_SCHEMA:
-            raise DataError(explain(f"{path}: schema {schema!r} is not one this version reads", legal=[RESULT_SCHEMA]))
+        return cls.from_stored(read_json(path, RESULT_SCHEMA), where=str(path))
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any], *, where: str = "result") -> "Result":
+        """Return the result that :meth:`stored` told; see :meth:`load`."""
         missing = [one.name for one in fields(cls) if one.name not in stored]
         if missing:
-            raise DataError(f"{path}: the result lacks {', '.join(missing)}")
+            raise DataError(f"{where}: the result lacks {', '.join(missing)}")
         given = {one.name: stored[one.name] for one in fields(cls)}
         for name in ("value", "std_error"):
             given[name] = _number(given[name])
@@ -201,6 +200,41 @@ class Result:
         if not given["donor_index"]:
             given["donor_index"] = np.empty((len(given["prompts"]), 0))
         return cls(**given)
+
+    def convergence(self) -> "Convergence":
+        """Return the estimate from the first 1, 2, … donors, and which part of its error more donors would remove."""
+        from causalnet.effects.statistics.donors import donor_convergence
+
+        return donor_convergence(self.units_table)
+
+    def _repr_html_(self) -> str:
+        # Displays live above this room; they are found when a notebook asks.
+        return import_module("causalnet.draw.display").result_html(self)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per unit.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``prompt, text, target, donor, donor_index, value``; units that a prompt lacks have no row, and
+            ``donor_index`` is -1 where no donor was drawn.
+        """
+        import pandas as pd
+
+        rows, draws = self.units_table.shape
+        drawn = self.donor_index.shape == self.units_table.shape
+        index = self.donor_index if drawn else np.full((rows, draws), -1)
+        targets = self.target_texts or ("",) * rows
+        table = {
+            "prompt": np.repeat(self.prompts, draws),
+            "text": np.repeat(np.array(self.texts, dtype=object), draws),
+            "target": np.repeat(np.array(targets, dtype=object), draws),
+            "donor": np.tile(np.arange(draws), rows),
+            "donor_index": index.ravel(),
+            "value": self.units_table.ravel(),
+        }
+        return pd.DataFrame(table).dropna(subset=["value"]).reset_index(drop=True)
 
     def to_dataset(self) -> "xr.Dataset":
         """Return the result as an ``xarray.Dataset``.
@@ -237,6 +271,29 @@ class Result:
         coordinates = {"prompt": list(self.prompts), "donor": list(range(self.units_table.shape[1]))}
         attributes["std_error"], attributes["ci"] = self.std_error, list(self.ci)
         return xr.Dataset(found, coords=coordinates, attrs=attributes)
+
+
+def write_json(path: str | Path, stored: Mapping[str, Any]) -> Path:
+    """Write plain values as one JSON file."""
+    path = Path(path)
+    text = json.dumps(stored, ensure_ascii=False, allow_nan=False, indent=1)
+    try:
+        path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise InputError(f"{path}: the result cannot be written: {error.strerror}") from None
+    return path
+
+
+def read_json(path: str | Path, schema: str) -> dict[str, Any]:
+    """Read a JSON file that says it follows a schema."""
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no result can be read: {error}") from None
+    said = stored.get("schema") if isinstance(stored, dict) else None
+    if said != schema:
+        raise DataError(explain(f"{path}: schema {said!r} is not one this version reads", legal=[schema]))
+    return stored
 
 
 def _how(how: Mapping[str, Any], run: Mapping[str, Any]) -> str:

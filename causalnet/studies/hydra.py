@@ -3,6 +3,7 @@
 McGrath et al. (2023), "The Hydra Effect: Emergent Self-repair in Language Model Computations".
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -189,7 +190,11 @@ class _Study:
         for number, sweep in enumerate(plan.sweeps):
             markers = Markers(path / "chunks" / str(number))
             done = markers.done()
-            if is_finished(path) or len(done) == len(sweep.plan):
+            if is_finished(path):
+                held = json.loads((path / sweep.folder / "summary.json").read_text(encoding="utf-8"))
+                seconds[sweep.folder] = held["wall_s"]
+                continue
+            if len(done) == len(sweep.plan):
                 seconds[sweep.folder] = sum(done.values())
                 continue
             one = self._job(path, sweep)

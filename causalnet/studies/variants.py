@@ -21,6 +21,9 @@ __all__ = ["LEAST", "checkpoints", "derive", "folder_of", "questions", "strata"]
 LEAST = 10
 """Prompts that a stratum must have to be shown by itself."""
 
+_MOST_VALUES = 8
+"""Values that a number may have as a stratum before they are joined."""
+
 
 def folder_of(family: str, label: str) -> str:
     """Return the folder of a variant, relative to its arm's.
@@ -91,7 +94,7 @@ def strata(prompts: Prompts, lengths: Iterable[int], features: Iterable[str]) ->
     lengths
         Number of tokens of each.
     features
-        Names of features; ``length`` is the number of tokens.
+        Names of features; ``length`` is the number of tokens.  Numbers of many values are joined into four groups.
 
     Raises
     ------
@@ -113,10 +116,27 @@ def strata(prompts: Prompts, lengths: Iterable[int], features: Iterable[str]) ->
         for row, value in enumerate(values):
             members.setdefault(value, []).append(row)
         members.pop(None, None)
-        whole = all(isinstance(value, int | float) for value in members)
-        for value in sorted(members, key=(lambda one: one) if whole else str):
-            found[name, str(value)] = members[value]
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in members)
+        if numbers and len(members) > _MOST_VALUES:
+            found |= {(name, label): rows for label, rows in _quarters(members).items()}
+        else:
+            for value in sorted(members, key=(lambda one: one) if numbers else str):
+                found[name, str(value)] = members[value]
     return found
+
+
+def _quarters(members: Mapping[Any, list[int]]) -> dict[str, list[int]]:
+    """Join the values of a number into up to four groups of about as many prompts, none of which splits a value."""
+    total, groups = sum(map(len, members.values())), [[]]
+    taken = 0
+    for value in sorted(members):
+        if groups[-1] and taken * 4 >= len(groups) * total and len(groups) < 4:
+            groups.append([])
+        groups[-1].append(value)
+        taken += len(members[value])
+    return {
+        f"{group[0]}-{group[-1]}": sorted(row for value in group for row in members[value]) for group in groups if group
+    }
 
 
 def derive(

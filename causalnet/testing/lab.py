@@ -33,6 +33,9 @@ Values = Mapping[Node, np.ndarray]
 SHORTEST, _LONGEST = 5, 9
 """Lengths of drawn prompts; positions of drawn interventions need five tokens, windows of small models are six."""
 
+_KEPT = 24
+"""Natural runs that are kept: with all their values, those of a large model take room."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -225,6 +228,8 @@ class ModelLab:
                     continue
                 done[world] = plain.full_forward(self.mechanisms, inputs, made, world, prompt, draw, done)
         self._natural[unit, which, prompt] = done[NATURAL_WORLD]
+        if len(self._natural) > _KEPT:
+            del self._natural[next(iter(self._natural))]
         return [_arrays(done[world]) for world in worlds]
 
     def read(self, unit: Unit, readings: Sequence["Reading"], *, memory: int | None = None) -> Mapping:

@@ -3,8 +3,10 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pictures
+import typer
 from typer.testing import CliRunner
 
 from causalnet.cli.main import app
@@ -33,20 +35,26 @@ def write_all() -> None:
 
 
 def commands() -> list[str]:
-    """Return the names of the subcommands."""
-    return sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+    """Return every command and subcommand as it is typed after ``causalnet``."""
+
+    def below(command: Any, words: str) -> list[str]:
+        found = [words]
+        for name, child in sorted(getattr(command, "commands", {}).items()):
+            found += below(child, f"{words} {name}".strip())
+        return found
+
+    return below(typer.main.get_command(app), "")
 
 
 def command_help() -> str:
-    """Return the help of ``causalnet`` and of every subcommand, as the terminal shows it, in Markdown."""
+    """Return the help of ``causalnet`` and of every command, as the terminal shows it, in Markdown."""
     parts = []
-    for name in ("", *commands()):
+    for name in commands():
         shown = CliRunner().invoke(app, [*name.split(), "--help"], prog_name="causalnet", terminal_width=100)
         if shown.exit_code:
             raise RuntimeError(f"causalnet {name} --help fails: {shown.output}")
-        title = f"causalnet {name}".strip()
         lines = "\n".join(line.rstrip() for line in shown.output.strip().splitlines())
-        parts.append(f"## {title}\n\n```text\n{lines}\n```\n")
+        parts.append(f"## {f'causalnet {name}'.strip()}\n\n```text\n{lines}\n```\n")
     return "\n".join(parts)
 
 

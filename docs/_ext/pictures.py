@@ -26,7 +26,7 @@ def draw_all(folder: Path, *, stamp: str) -> None:
 
 def _svg(body: str, **graph: str) -> bytes:
     attributes = {"rankdir": "LR", "bgcolor": "transparent", "fontname": _FONT, "pad": "0.1", **graph}
-    lines = [f'graph [{" ".join(f"{key}={chr(34)}{value}{chr(34)}" for key, value in attributes.items())}];']
+    lines = [f"graph [{' '.join(f'{key}={chr(34)}{value}{chr(34)}' for key, value in attributes.items())}];"]
     lines.append(f'node [shape=circle fontname="{_FONT}" fontsize=12 width=0.5 fixedsize=true color="{_INK}"];')
     lines.append(f'edge [arrowsize=0.7 color="{_GREY}" fontname="{_FONT}" fontsize=11];')
     return graphviz.Source(f"digraph {{ {' '.join(lines)} {body} }}").pipe(format="svg", quiet=True)
@@ -53,8 +53,9 @@ def _worlds() -> bytes:
     for world, style in (("natural", _GREY), ("do(x = x')", _ORANGE)):
         key = "a" if world == "natural" else "b"
         x = f'{key}x [label="{"x" if key == "a" else "x ʹ"}" {"" if key == "a" else "shape=doublecircle width=0.4"}];'
+        look = f'labelloc={"t" if key == "a" else "b"} color="{style}" fontcolor="{style}"'
         rows.append(
-            f'subgraph cluster_{key} {{ label="{world}" labelloc={"t" if key == "a" else "b"} color="{style}" fontcolor="{style}" {x} '
+            f'subgraph cluster_{key} {{ label="{world}" {look} {x} '
             f'{key}m [label="m"]; {key}y [label="Y"]; {key}x -> {key}m; {key}m -> {key}y; {key}x -> {key}y; }}'
         )
     shared = 'u [label="prompt\\ndonor\\nnoise" shape=box fixedsize=false style=rounded];'
@@ -76,7 +77,9 @@ def _effects() -> bytes:
         for name in "xmy":
             hot = name in (changed, mediator, "y")
             label = name.upper() if name == "y" else name
-            nodes.append(f'{name}{number} [label="{label}" color="{_BLUE if hot else _INK}" penwidth={2 if hot else 1}];')
+            nodes.append(
+                f'{name}{number} [label="{label}" color="{_BLUE if hot else _INK}" penwidth={2 if hot else 1}];'
+            )
         edges = []
         for edge in ("xm", "my", "xy"):
             look = f'color="{_BLUE}" penwidth=2' if edge in live else "style=dashed"

@@ -176,7 +176,9 @@ def test_a_law_that_fails_shows_its_smallest_case(run, saved, monkeypatch):
     assert err[0].endswith("llama: 1 of 16 laws fail: effectiveness")
     assert re.search(r"^effectiveness +llama .* fails$", out, flags=re.MULTILINE)
     assert re.search(r"^null +llama .* holds$", out, flags=re.MULTILINE)
-    shown = re.search(r"^effectiveness: .* is off by .*\n  (E\[.*\])\n  on tokens ((\d+ ?){5})$", out, flags=re.MULTILINE)
+    shown = re.search(
+        r"^effectiveness: .* is off by .*\n  (E\[.*\])\n  on tokens ((\d+ ?){5})$", out, flags=re.MULTILINE
+    )
     assert shown is not None
     assert str(parse(shown[1])) == shown[1]
     # The shortest prompt, and one node that is set.

@@ -11,8 +11,8 @@ from causalnet.demo import model_path, prompts_path
 HERE = Path(__file__).parent
 EXT = HERE.parents[1] / "docs" / "_ext"
 
-for name, path in (("docs_reading", HERE / "reading.py"), ("rooms", EXT / "rooms.py"), ("pictures", EXT / "pictures.py"),
-                   ("generated", EXT / "generated.py")):  # fmt: skip
+FILES = {"docs_reading": HERE / "reading.py"} | {name: EXT / f"{name}.py" for name in ("rooms", "pictures", "generated")}
+for name, path in FILES.items():
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -72,7 +72,8 @@ def difference(shown, printed):
     found = re.fullmatch(pattern, printed.strip(), re.DOTALL)
     if found is None:
         return f"the page shows\n{shown}\nbut what is printed is\n{printed}"
-    wrong = [f"{one} on the page, {other} printed" for one, other in zip(numbers, found.groups()) if not near(one, other)]
+    pairs = zip(numbers, found.groups(), strict=True)
+    wrong = [f"{one} on the page, {other} printed" for one, other in pairs if not near(one, other)]
     return "; ".join(wrong)
 
 

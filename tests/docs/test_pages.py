@@ -1,4 +1,4 @@
-"""The pages: their code runs and prints what they show, their commands exist, their names exist, their links lead on."""
+"""The pages: their code runs and prints what they show; their commands, names and links lead somewhere."""
 
 import contextlib
 import io
@@ -68,9 +68,12 @@ def test_commands_are_understood(block):
 
     group = typer.main.get_command(app)
     for words in commands(block):
-        command = group.commands[words[0]]
+        command, rest = group, list(words)
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command = command.commands[rest.pop(0)]
+        assert command is not group, f"{block}: causalnet {words[0]}"
         if "--help" not in words:
-            command.make_context(words[0], list(words[1:]))
+            command.make_context(words[0], rest)
 
 
 @pytest.mark.parametrize("block", [one for one in SHELL if one.shown and commands(one)], ids=str)
@@ -92,7 +95,8 @@ def test_options_named_in_prose_exist():
     import typer
 
     group = typer.main.get_command(app)
-    known = {flag for command in group.commands.values() for one in command.params for flag in one.opts} | {"--help"}
+    every = [child for one in group.commands.values() for child in (one, *getattr(one, "commands", {}).values())]
+    known = {flag for command in every for one in command.params for flag in one.opts} | {"--help"}
     for name, path in PAGES.items():
         named = set(re.findall(r"`(?:causalnet [^`]*?)?(--[a-z][a-z-]*)", path.read_text(encoding="utf-8")))
         assert named <= known, f"{name}: {named - known}"

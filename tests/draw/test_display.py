@@ -71,9 +71,11 @@ def test_a_query_is_explained():
 
 
 def test_a_plan_says_what_share_is_computed():
-    from causalnet.engine.plan import Shape, plan
+    from causalnet.engine.plan import Reading, Shape, plan
 
-    made = plan(parse("TE(attn[2]@last = zero)").compile(graph()), Shape((5, 5, 7)))
+    asked = parse("TE(attn[2]@last = zero)").compile(graph())
+    readings = [Reading(asked.worlds[one.world], one.outcome) for one in asked.readings]
+    made = plan(asked.graph, asked.worlds, readings, Shape((5, 5, 7)))
     _, text = read(plan_html(made))
     assert f"{100 * made.share:.1f} % of one full forward" in text
     assert f"{made.rows:,}" in text
@@ -107,7 +109,7 @@ def test_a_sweep_is_a_table_of_means(make_sweep, nasty):
     data = make_sweep(model=nasty)
     _, text = read(dataset_html(data))
     clean = data["clean_direct"].mean("prompt")
-    best = str(data["node"].values[int(abs(clean).argmax())])
+    best = str(data["node"].values[int(abs(clean.values).argmax())])
     assert text.index(best) == min(text.index(str(name)) for name in data["node"].values)
     assert f"{float(data['te'].sel(node=best).mean()):+.3f}".replace("-", "−") in text
     assert nasty in text

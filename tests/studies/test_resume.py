@@ -111,7 +111,8 @@ def test_only_what_is_missing_is_computed(begun, monkeypatch):
     assert run.results[0].summary["prompts"] == 12
     # A finished run is only written up anew.
     with pytest.warns(UserWarning, match="12 prompts"):
-        hydra([Arm("", PLAIN)], prompts, options=options, out=path, resume=True)
+        again = hydra([Arm("", PLAIN)], prompts, options=options, out=path, resume=True)
+    assert again.results[0].summary == run.results[0].summary
     assert len(computed) == 2
 
 

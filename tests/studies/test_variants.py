@@ -209,6 +209,16 @@ def test_strata_of_an_unknown_feature_are_refused_before_anything_runs(tmp_path)
     assert strata(Prompts(("a",)), [3], []) == {}
 
 
+def test_numbers_of_many_values_are_strata_of_four_groups():
+    lengths = [*range(1, 21), 20, 20, 20, 20]
+    found = strata(Prompts(("a",) * 24), lengths, ["length"])
+    assert list(found) == [("length", label) for label in ("1-6", "7-12", "13-18", "19-20")]
+    assert sorted(row for rows in found.values() for row in rows) == list(range(24))
+    assert found["length", "19-20"] == [18, 19, 20, 21, 22, 23]
+    few = strata(Prompts(("a",) * 3), [5, 10, 9], ["length"])
+    assert list(few) == [("length", "5"), ("length", "9"), ("length", "10")]
+
+
 def test_checkpoints_come_in_the_order_of_their_steps(tmp_path):
     for name in ("step-1000", "step-200", "final"):
         (tmp_path / name).mkdir()

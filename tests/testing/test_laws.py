@@ -64,13 +64,13 @@ def _with_arrays(network):
 
 @pytest.mark.parametrize("family", QUICK_FAMILIES)
 def test_laws_hold_on_every_kind_of_block(family):
-    report = check_laws(tiny_model(family), profile="quick")
+    report = check_laws(tiny_model(family), cases=4)
     assert report.holds, str(report)
     assert [row.law for row in report.rows] == list(LAWS.values())
 
 
 def test_laws_hold_in_float32():
-    report = check_laws(tiny_model("llama", dtype="float32"), profile="quick", seed=3)
+    report = check_laws(tiny_model("llama", dtype="float32"), cases=4, seed=3)
     assert report.holds, str(report)
 
 

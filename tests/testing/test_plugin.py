@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 # A run of its own finds the plugin by name, installed or not.
 RUN = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "causalnet.testing.plugin"]
 
-FIXTURES = '''
+FIXTURES = """
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,21 +32,25 @@ def test_that_fails(check_laws, tiny_model):
     model = tiny_model("gpt2")
     blocks = [replace(block, parallel=True) for block in model.graph.blocks]
     check_laws(replace(model, graph=CausalGraph.from_blocks(blocks)), laws=["positions"], cases=12)
-'''
-LIGHT = '''
+"""
+LIGHT = """
 import sys
 
 def test_nothing_heavy_is_loaded():
     loaded = {"torch", "transformers", "hypothesis", "dowhy"} & set(sys.modules)
     assert "causalnet.testing.plugin" in sys.modules
     assert not loaded, loaded
-'''
+"""
+
+
 @pytest.fixture
 def run(tmp_path):
     def call(text, *options):
         (tmp_path / "test_own.py").write_text(text)
         (tmp_path / "pytest.ini").write_text("[pytest]\n")
-        return subprocess.run([*RUN, *options, "test_own.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [*RUN, *options, "test_own.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
 
     return call
 

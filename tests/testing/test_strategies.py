@@ -133,6 +133,6 @@ def test_prompts_fit_their_model(inputs):
     from causalnet.engine.inputs import check
 
     model = strategies.tiny_model("gpt2")
-    world = parse("E[logit(target) | do(attn[0]@last = resample, mlp[0]@subject = mean, embed = patch(\"corrupt\"))]")
+    world = parse('E[logit(target) | do(attn[0]@last = resample, mlp[0]@subject = mean, embed = patch("corrupt"))]')
     worlds = compile_query(world, model.graph).worlds
     check(model, plan(model.graph, worlds, (), inputs.shape, draws=inputs.count), inputs)

@@ -5,9 +5,26 @@ what it is not made for: its general identification runs for exponential time on
 estimands are other ones than those of :mod:`causalnet.effects`.
 """
 
+from causalnet.interop.dowhy.adjust import adjustment_set
+from causalnet.interop.dowhy.change import unit_change
 from causalnet.interop.dowhy.design import Design, Estimate, Refutation
+from causalnet.interop.dowhy.dither import dithered
+from causalnet.interop.dowhy.falsify import Falsification, falsify_circuit
 from causalnet.interop.dowhy.randomised import RandomisedAblation
 from causalnet.interop.dowhy.solver import shapley
 from causalnet.interop.dowhy.twin import Twin, to_gcm
 
-__all__ = ["Design", "Estimate", "RandomisedAblation", "Refutation", "Twin", "shapley", "to_gcm"]
+__all__ = [
+    "Design",
+    "Estimate",
+    "Falsification",
+    "RandomisedAblation",
+    "Refutation",
+    "Twin",
+    "adjustment_set",
+    "dithered",
+    "falsify_circuit",
+    "shapley",
+    "to_gcm",
+    "unit_change",
+]

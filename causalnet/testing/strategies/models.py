@@ -84,7 +84,7 @@ def graphs(
     --------
     >>> from hypothesis import find
     >>> find(graphs(), lambda graph: graph.granularity == "head")
-    CausalGraph(1 layers, 6 nodes, 11 edges, granularity='head')
+    CausalGraph(1 layers, 7 nodes, 13 edges, granularity='head')
     """
     graph = CausalGraph.from_blocks(draw(blocks(most=most)))
     if heads and draw(st.booleans()):
@@ -112,7 +112,7 @@ def field_networks(draw: st.DrawFn, *, most: int = 3, length: int = 5) -> Networ
     --------
     >>> from hypothesis import find
     >>> find(field_networks(), lambda network: True).graph
-    CausalGraph('finite field', 1 layers, 5 nodes, 9 edges)
+    CausalGraph('finite field', 1 layers, 5 nodes, 10 edges)
     """
     from causalnet.testing.finite import field_network
 
@@ -133,7 +133,7 @@ def linear_models(*, most: int = 3) -> "st.SearchStrategy[LinearModel]":
     --------
     >>> from hypothesis import find
     >>> find(linear_models(), lambda model: len(model.attn) == 2).graph
-    CausalGraph('linear', 2 layers, 7 nodes, 20 edges)
+    CausalGraph('linear', 2 layers, 7 nodes, 21 edges)
     """
     from causalnet.testing.linear import linear_model
 

@@ -201,7 +201,7 @@ def outcomes(draw: st.DrawFn, graph: CausalGraph, offer: Offer = OFFER) -> tuple
     >>> from causalnet.graph import Block
     >>> outcome, nodes = find(outcomes(CausalGraph.from_blocks([Block(0)])), lambda found: found[1])
     >>> print(outcome)
-    direct(embed, target)
+    direct(embed)
     """
     names = ["logit", *sorted(set(OUTCOMES) - {"logit"})] if offer.curved else ["logit", "logit_diff"]
     name = draw(st.sampled_from(names))
@@ -225,8 +225,8 @@ def readings(
     >>> from hypothesis import find
     >>> from causalnet.graph import Block
     >>> graph = CausalGraph.from_blocks([Block(0)])
-    >>> print(find(readings(graph), lambda found: any(one.world.depth > 1 for one in found))[-1])
-    E[logit(target) | do(embed = under do(embed = resample))]
+    >>> print(*find(readings(graph), lambda found: len(found) > 1), sep="; ")
+    E[logit(target)@0 | do(embed = resample)]; E[logit(target) | do(embed = resample)]
     """
     pool: list[World] = []
     for _ in range(draw(st.integers(1, 3))):

@@ -119,9 +119,9 @@ function drawLayers(id, named, key, label) {
   chart(id, label, (width) => {
     const wide = width > 640;
     return rows.length === 0 ? null : {
-      height: wide ? 300 : 480, marginTop: 26, marginRight: wide ? 10 : 64, fx: SIDES, fy: SIDES,
+      height: wide ? 300 : 480, marginTop: 26, marginLeft: 62, marginRight: wide ? 10 : 64, fx: SIDES, fy: SIDES,
       x: { ticks: layerTicks(layers, wide ? width / 2 : width), tickFormat: String, label: "ablated layer", labelAnchor: "center", labelArrow: "none", domain: [-0.6, layers - 0.4] },
-      y: { label: QUANTITIES[key], grid: true, nice: !wild, tickFormat: minus, ...(wild ? symlog(rows) : {}) },
+      y: { label: wild ? "slope (logarithmic beyond ±1)" : QUANTITIES[key], labelAnchor: "center", labelArrow: "none", grid: true, nice: !wild, tickFormat: minus, ...(wild ? symlog(rows) : {}) },
       color: { type: "identity" },
       marks: [
         lib.ruleY([0], { stroke: "var(--muted)" }),
@@ -136,13 +136,13 @@ function drawLayers(id, named, key, label) {
 const SIDES = { label: null, domain: ["attention", "MLP"] };
 const facet = (wide) => (wide ? { fx: "kind" } : { fy: "kind" });
 
-// Early layers have almost no direct effect, hence huge slopes: beyond ±1 the axis is nearly logarithmic.
+// Early layers have almost no direct effect, hence huge slopes: beyond about ±1 the axis is logarithmic.
 function symlog(rows) {
   const ends = rows.flatMap((row) => [row.y, row.low, row.high]).filter(Number.isFinite);
   const [low, high] = lib.extent(ends).map((end) => end * 1.25);
-  const steps = [0, 1, 3, 10, 30, 100, 300, 1000];
+  const steps = [0, 0.5, 1, 3, 10, 30, 100, 300, 1000];
   const ticks = steps.concat(steps.slice(1).map((step) => -step)).filter((step) => step >= low && step <= high);
-  return { type: "symlog", constant: 0.3, domain: [Math.min(low, 0), Math.max(high, 0)], ticks };
+  return { type: "symlog", constant: 1, domain: [Math.min(low, 0), Math.max(high, 0)], ticks };
 }
 
 function drawImpact(set) {
@@ -155,8 +155,8 @@ function drawImpact(set) {
     const wide = width > 640;
     const at = wide ? { fx: "side" } : { fy: "side" };
     return {
-      height: wide ? 280 : 460, marginTop: 26, marginRight: wide ? 10 : 64, fx: SIDES, fy: SIDES, color: { type: "identity" },
-      x: { ticks: layerTicks(set.graph.layers, wide ? width / 2 : width), tickFormat: String, label: "layer", labelAnchor: "center", labelArrow: "none", domain: [-0.6, set.graph.layers - 0.4] }, y: { label: "target's logit (logits)", grid: true, nice: true, tickFormat: minus },
+      height: wide ? 280 : 460, marginTop: 26, marginLeft: 62, marginRight: wide ? 10 : 64, fx: SIDES, fy: SIDES, color: { type: "identity" },
+      x: { ticks: layerTicks(set.graph.layers, wide ? width / 2 : width), tickFormat: String, label: "layer", labelAnchor: "center", labelArrow: "none", domain: [-0.6, set.graph.layers - 0.4] }, y: { label: "target's logit (logits)", labelAnchor: "center", labelArrow: "none", grid: true, nice: true, tickFormat: minus },
       marks: [
         lib.ruleY([0], { stroke: "var(--muted)" }),
         lib.ruleX(found.filter((row) => row.low !== undefined), { x: "x", y1: "low", y2: "high", stroke: "colour", strokeWidth: 2, ...at }),
@@ -183,7 +183,7 @@ function drawCoupling(set) {
     x: { domain: names.responder, tickRotate: -90, ticks: every(names.responder, (w - 110) / 13), label: "responder", labelAnchor: "center", labelArrow: "none" },
     y: { domain: names.node, ticks: every(names.node, (size(w) - 120) / 12), label: "ablated", labelArrow: "none" }, color: { type: "identity" },
     marks: [
-      lib.frame({ fill: "var(--grid)", fillOpacity: 0.45, stroke: "none" }),
+      lib.frame({ fill: "var(--hole)", stroke: "none" }),
       // The square root, so that small responses are seen beside large ones.
       lib.cell(cells, { x: "responder", y: "node", fill: (cell) => shade(Math.sign(cell.value) * Math.sqrt(Math.abs(cell.value)), Math.sqrt(largest)), inset: edge,
         tip: { fill: "var(--card)", stroke: "var(--line)" }, title: (cell) => `${cell.node} ablated\n${cell.responder}: ΔDE ${signed(cell.value, 3)} logits` }),

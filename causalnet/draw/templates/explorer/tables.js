@@ -87,6 +87,8 @@ function fillTable(id, head, rows, press) {
 
 const number = (value, digits = 3) => ({ text: signed(value, digits), look: !Number.isFinite(value) || Math.abs(value) < 0.0005 ? "" : value > 0 ? "up" : "down" });
 
+const percent = (share) => `${signed(100 * share, 0).replace("+", "")} %`;
+
 function responderTable(set, state, choose) {
   const seen = view(set, state.node, state.prompt);
   const rows = seen.rows.filter((row) => row.delta !== null).sort((a, b) => Math.abs(b.delta) - Math.abs(a.delta));
@@ -94,7 +96,7 @@ function responderTable(set, state, choose) {
     set.place.has(row.name) ? { text: row.name, press: { node: set.place.get(row.name) } } : { text: row.name },
     number(row.delta), { text: row.half ? `[${signed(row.delta - row.half, 3)}, ${signed(row.delta + row.half, 3)}]` : "" },
     number(row.before), number(row.before + row.delta),
-    { text: Math.abs(seen.numbers.ce) > 1e-6 ? `${((100 * row.delta) / seen.numbers.ce).toFixed(0).replace("-", "−")} %` : "–" },
+    { text: Math.abs(seen.numbers.ce) > 1e-6 ? percent(row.delta / seen.numbers.ce) : "–" },
   ] })), choose);
 }
 

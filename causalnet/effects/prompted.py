@@ -1,0 +1,501 @@
+"""A causal model on prompts: one place from which every estimand can be asked for.
+
+What is exogenous (prompts, donors, noise, targets) is chosen once; every method then names an intervention and
+returns labelled results with their intervals.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from causalnet.effects import estimands
+from causalnet.effects.options import Options
+from causalnet.effects.result import Result
+from causalnet.effects.table import Effects
+from causalnet.errors import ExpressionError, InputError, explain
+from causalnet.expr import LAST, RESAMPLE, TARGET, Assignment, Do, Outcome, Query, parse
+from causalnet.expr.estimands import Estimand
+from causalnet.expr.positions import Position
+from causalnet.graph import Edge, Node
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from causalnet.effects.causality import Event
+    from causalnet.effects.misses import Comparison
+    from causalnet.effects.shapley import Solver
+    from causalnet.effects.units import Units
+    from causalnet.expr import SiteValue
+    from causalnet.model.mechanism import Mechanisms
+    from causalnet.prompts import Prompts
+
+__all__ = ["METHODS", "Prompted", "queries_of"]
+
+METHODS = ("attribution patching", "integrated gradients", "AtP*", "EAP-IG")
+"""The approximations that :meth:`Prompted.approximate` knows."""
+
+LOGIT = Outcome("logit", (TARGET,))
+Set = Assignment | str
+"""An assignment, as an object or as text: ``attn[5]@last = resample``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """A causal model on prompts; made by :meth:`causalnet.CausalModel.on`.
+
+    Every method takes the intervention s as assignments (objects or texts; several are one joint intervention) and
+    an outcome, default the target's logit.  An effect is ``Y(do) − Y`` in the outcome's units: ablating a promoting
+    node has a negative TE.  Means are over prompts of the means over each prompt's donors.
+
+    Attributes
+    ----------
+    mechanisms, tokenizer
+        The compiled model.
+    prompts
+        The prompts.
+    options
+        Donors, pool, seed, target, vectors, level.
+    memory
+        Bytes that the rows of one chunk may take; default: found from the device.
+    progress
+        Called with (rows done, rows in all).
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> import causalnet as cn
+    >>> from causalnet import attn, last, zero
+    >>> config = LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+    ...                      num_attention_heads=2, num_key_value_heads=2)
+    >>> model = cn.compile(LlamaForCausalLM(config).eval(),
+    ...                    tokenizer=lambda text: {"input_ids": [len(word) for word in text.split()]})
+    >>> on = model.on(["a bc " + "d" * (1 + i % 9) for i in range(30)])
+    >>> found = on.split(attn[0] @ last << zero)
+    >>> list(found)
+    ['TE', 'DE', 'CE', 'NORM', 'self-repair', 'mlp[0]', 'attn[1]', 'mlp[1]']
+    >>> parts = found["DE"].value + found["CE"].value + found["NORM"].value
+    >>> bool(abs(found["TE"].value - parts) < 1e-6)
+    True
+    """
+
+    mechanisms: "Mechanisms"
+    tokenizer: Any
+    prompts: "Prompts"
+    options: Options
+    memory: int | None = None
+    progress: Callable[[int, int], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Prompted({self.mechanisms.name}: {len(self.prompts)} prompts, target {self.options.target})"
+
+    # -- by queries ------------------------------------------------------------------------------------
+
+    @overload
+    def evaluate(self, query: Query | str) -> Result: ...
+    @overload
+    def evaluate(self, query: Sequence[Query | str]) -> list[Result]: ...
+    def evaluate(self, query: Query | str | Sequence[Query | str]) -> Result | list[Result]:
+        """Answer a do-expression; see :meth:`causalnet.CausalModel.evaluate`."""
+        queries, several = queries_of(query)
+        found = self._estimated(queries)
+        return found if several else found[0]
+
+    def natural_effects(self, *s: Set, outcome: Outcome = LOGIT) -> Effects:
+        """Return TE, NDE, NIE, TDE, TIE and INTmed; see :func:`causalnet.effects.estimands.natural_effects`."""
+        made = _assignments(s)
+        return self._named(made, estimands.natural_effects(*made, outcome=outcome))
+
+    def four_way(self, *s: Set, held: Sequence[Set], outcome: Outcome = LOGIT) -> Effects:
+        """Return TE and VanderWeele's four parts of it; see :func:`causalnet.effects.estimands.four_way`.
+
+        Parameters
+        ----------
+        s, outcome
+            As in :meth:`natural_effects`.
+        held
+            m: assignments to mediators; CDE and INTref are relative to it.
+        """
+        made = _assignments(s)
+        queries = {"TE": estimands.natural_effects(*made, outcome=outcome)["TE"]}
+        return self._named(made, queries | estimands.four_way(*made, held=_assignments(held), outcome=outcome))
+
+    def controlled_direct(self, *s: Set, held: Sequence[Set], outcome: Outcome = LOGIT) -> Result:
+        """Return CDE(m); see :func:`causalnet.effects.estimands.controlled_direct`."""
+        made = estimands.controlled_direct(*_assignments(s), held=_assignments(held), outcome=outcome)
+        return self._estimated([made])[0]
+
+    def path_specific(self, *s: Set, edges: Iterable[Edge | str], outcome: Outcome = LOGIT) -> Result:
+        """Return PSE(A), the effect along the edges A alone; see :func:`causalnet.effects.estimands.path_specific`.
+
+        Parameters
+        ----------
+        s, outcome
+            As in :meth:`natural_effects`.
+        edges
+            A, such as ``["attn[3] -> mlp[5]", "mlp[5] -> logits"]``.
+        """
+        from causalnet.expr.places import head_layers, with_heads
+
+        made, graph = _assignments(s), self.mechanisms.graph
+        along = [Edge.parse(edge) if isinstance(edge, str) else Edge(*edge) for edge in edges]
+        layers = {node.layer for edge in along for node in edge if node.kind in ("head", "bias")}
+        layers |= head_layers(graph, [Do(made)])
+        graph = with_heads(graph, [layer for layer in layers if layer is not None])
+        return self._estimated([estimands.path_specific(*made, edges=along, graph=graph, outcome=outcome)])[0]
+
+    def interaction(self, *s: Set, outcome: Outcome = LOGIT) -> Effects:
+        """Return the joint effect, each assignment's own, and what the joint one has beyond their sum."""
+        made = _assignments(s)
+        return self._named(made, estimands.interaction(*made, outcome=outcome))
+
+    # -- by the last edge ------------------------------------------------------------------------------
+
+    def split(self, *s: Set, outcome: Outcome = LOGIT) -> Effects:
+        """Split TE = DE + CE + NORM, with the change of every responder's direct effect.
+
+        Returns
+        -------
+        Effects
+            ``TE, DE, CE, NORM, self-repair`` (= CE + NORM) and, with a linear outcome, one entry per responder: its
+            ΔDE; these sum to CE.  ``units`` is the :class:`~causalnet.effects.decompose.Split`, whose ``residual`` is
+            the closure by two routes.
+        """
+        from causalnet.effects.decompose import split
+
+        made = _assignments(s)
+        units = self._units(made, outcome)
+        found = split(units.scm, *made, outcome=outcome)
+        text = _text(made)
+        tables = {"TE": found.te, "DE": found.de, "CE": found.ce, "NORM": found.norm, "self-repair": found.self_repair}
+        words = {name: f"{name}({text})" for name in ("TE", "DE", "CE", "NORM")} | {"self-repair": f"(TE - DE)({text})"}
+        for place, node in enumerate(found.responders):
+            tables[str(node)] = found.delta_de[..., place]
+            words[str(node)] = f"change of direct({node}) beyond DE, in do({text})"
+        results = {name: units.mean(t, expression=words[name], units=outcome.units) for name, t in tables.items()}
+        units.warn()
+        notes = ("the split is by worlds alone: contributions do not add up to this outcome",)
+        if found.by_parts:
+            notes = (f"closure by two routes: {np.nanmax(np.abs(found.residual)):.1e} {outcome.units} at most",)
+        return Effects(f"split of TE({text})", results, found, notes)
+
+    def self_repair(self, *s: Set, outcome: Outcome = LOGIT) -> Effects:
+        """Return how much of what s takes away directly comes back.
+
+        Returns
+        -------
+        Effects
+            ``self-repair`` = TE − DE and ``lost`` = −DE in the outcome's units; ``pooled`` = Σ self-repair / Σ lost
+            and, beside it, ``mean of ratios``, which a single unit that lost next to nothing can carry anywhere.
+
+        References
+        ----------
+        Rushing and Nanda, Explorations of self-repair in language models (2024).
+        """
+        from causalnet.effects.decompose import split
+
+        made = _assignments(s)
+        units = self._units(made, outcome)
+        found, text = split(units.scm, *made, outcome=outcome), _text(made)
+        back, lost = found.self_repair, -found.de
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.where(lost != 0, back / lost, np.nan)
+        results = {
+            "self-repair": units.mean(back, expression=f"(TE - DE)({text})", units=outcome.units),
+            "lost": units.mean(lost, expression=f"-DE({text})", units=outcome.units),
+            "pooled": units.share(back, lost, expression=f"sum of (TE - DE)({text}) / sum of -DE"),
+            "mean of ratios": units.mean(ratios, expression=f"(TE - DE)({text}) / -DE", units="share"),
+        }
+        units.warn()
+        return Effects(f"self-repair of {text}", results, found)
+
+    def compensation(
+        self,
+        value: "SiteValue" = RESAMPLE,
+        *,
+        nodes: Iterable[Node | str] | None = None,
+        position: Position | None = LAST,
+        outcome: Outcome | None = None,
+    ) -> "xr.Dataset":
+        """Set every node in turn and split its effect: compensation by (treated node, responder) over the whole graph.
+
+        Parameters
+        ----------
+        value
+            What each is set to.
+        nodes
+            The nodes to set; default every attention and MLP layer.
+        position
+            Where; None: at every position.
+        outcome
+            A linear outcome; default the target's logit, before the soft-cap where there is one.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``te, de, ce, norm, residual [prompt, node, donor]``, ``delta_de [prompt, node, donor, responder]`` and the
+            rest of the sweep schema; :func:`causalnet.effects.summarise` gives slopes, nulls and corrections.
+        """
+        from causalnet.effects.estimate import token_text
+        from causalnet.effects.sweep import sweep
+        from causalnet.expr.refs import Component, Located
+
+        graph = self.mechanisms.graph
+        kinds = ("attn", "mlp", "head") if nodes is None else ()
+        chosen = [node for node in graph.contributors if node.kind in kinds] if nodes is None else _nodes(nodes)
+        refs = [Component.of(node) for node in chosen]
+        made = [Assignment(ref if position is None else Located(ref, position), value) for ref in refs]
+        units = self._units(made, LOGIT if outcome is None else outcome)
+        return sweep(
+            self.mechanisms,
+            units.scm.inputs,
+            chosen,
+            value,
+            texts=units.texts,
+            decode=lambda token: token_text(self.tokenizer, token),
+            record=units.record,
+            position=position,
+            outcome=outcome,
+            lookup=units.scm.lookup,
+            memory=self.memory,
+            progress=self.progress,
+        )
+
+    # -- by search and sampling ------------------------------------------------------------------------
+
+    def shapley(
+        self,
+        *s: Set,
+        outcome: Outcome = LOGIT,
+        players: Mapping[str, Iterable[Node | str]] | None = None,
+        norm: Literal["player", "held"] = "player",
+        exact_up_to: int = 10,
+        samples: int = 64,
+        solver: "Solver | None" = None,
+    ) -> Effects:
+        """Attribute TE − NDE to the nodes that respond; see :func:`causalnet.effects.shapley.compensation_shapley`.
+
+        Returns
+        -------
+        Effects
+            One entry per player; they sum to TE − NDE in every unit.  ``units`` is the
+            :class:`~causalnet.effects.shapley.Shares`, with the standard error of each share over sampled orders.
+        """
+        from causalnet.effects.shapley import compensation_shapley
+
+        made = _assignments(s)
+        units = self._units(made, outcome)
+        groups = None if players is None else {name: _nodes(some) for name, some in players.items()}
+        found = compensation_shapley(
+            units.scm,
+            *made,
+            outcome=outcome,
+            players=groups,
+            norm=norm,
+            exact_up_to=exact_up_to,
+            samples=samples,
+            seed=int(self.options.seed),
+            solver=solver,
+        )
+        text = _text(made)
+        results = {
+            name: units.mean(
+                found.values[..., place], expression=f"Shapley value of {name} in {text}", units=outcome.units
+            )
+            for place, name in enumerate(found.players)
+        }
+        units.warn()
+        how = f"{found.method}, {found.coalitions} coalitions"
+        if found.method == "permutations":
+            how += f"; standard error of a unit's share over orders: {np.nanmax(found.standard_error):.1e} at most"
+        return Effects(f"who compensates {text}: Shapley values", results, found, (how,))
+
+    def responsibility(
+        self,
+        *contrasts: Set,
+        event: "Event | None" = None,
+        witnesses: Iterable[Node | str] | None = None,
+        most_worlds: int = 4096,
+    ) -> Effects:
+        """Find the actual causes of an event; see :func:`causalnet.effects.causality.actual_causes`.
+
+        Returns
+        -------
+        Effects
+            The mean responsibility of each candidate, over the prompts in which the event is true; the notes name the
+            most frequent cause of each with its smallest witness.  ``units`` is the
+            :class:`~causalnet.effects.causality.Causes`, with the causes and witnesses of every unit.
+        """
+        from causalnet.effects.causality import Event, actual_causes
+
+        made, event = _assignments(contrasts), Event() if event is None else event
+        units = self._units(made, event.outcome)
+        named = None if witnesses is None else _nodes(witnesses)
+        found = actual_causes(units.scm, *made, event=event, witnesses=named, most_worlds=most_worlds)
+        if np.isnan(found.responsibility).all():
+            raise InputError("the event is true in no unit, so it has no causes")
+        results = {
+            name: units.mean(
+                found.responsibility[..., place], expression=f"responsibility of {name}", units="responsibility"
+            )
+            for place, name in enumerate(found.variables)
+        }
+        units.warn()
+        how = "every witness was tried" if found.exact else "greedy search: lower bounds"
+        return Effects(f"responsibility for {event.outcome}", results, found, (how, *_usual(found.causes)))
+
+    # -- by gradients ----------------------------------------------------------------------------------
+
+    def approximate(
+        self,
+        interventions: Mapping[str, Any] | Iterable[Set] | None = None,
+        *,
+        method: str = "attribution patching",
+        outcome: Outcome = LOGIT,
+        steps: int = 16,
+        worst: int = 5,
+    ) -> "Comparison":
+        """Estimate many total effects by gradients, beside the exact ones.
+
+        Parameters
+        ----------
+        interventions
+            Assignments to nodes or edges, or by name one assignment (or several that are made together) each; default
+            ``resample`` of every attention and MLP layer at the last position.
+        method
+            One of :data:`METHODS`.
+        outcome
+            A smooth outcome.
+        steps
+            Points on the way, for the two methods that integrate.
+        worst
+            How many misses to list.
+
+        Returns
+        -------
+        Comparison
+            Estimates and exact effects [prompt, draw, intervention], rank correlation, the worst misses beside the
+            self-repair that the gradients do not see.
+
+        Raises
+        ------
+        InputError
+            If there is no such method, or it does not fit an intervention.
+        """
+        from causalnet.effects import approximate as by
+        from causalnet.effects.misses import compare_approximation
+
+        if method not in METHODS:
+            raise InputError(explain(f"unknown method {method!r}", legal=METHODS, got=str(method)))
+        named = self._interventions(interventions)
+        units = self._units([one for some in named.values() for one in some], outcome)
+        if method == "attribution patching":
+            found = by.attribution_patching(units.scm, named, outcome=outcome)
+        elif method == "integrated gradients":
+            found = by.integrated_gradients(units.scm, named, outcome=outcome, steps=steps)
+        elif method == "AtP*":
+            found = by.atp_star(units.scm, named, outcome=outcome)
+        else:
+            found = by.eap_ig(units.scm, named, outcome=outcome, steps=steps)
+        return compare_approximation(units.scm, found, worst=worst)
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _interventions(self, given: Mapping[str, Any] | Iterable[Set] | None) -> dict[str, tuple[Assignment, ...]]:
+        if given is None:
+            from causalnet.expr.refs import Component, Located
+
+            nodes = [node for node in self.mechanisms.graph.contributors if node.kind in ("attn", "mlp")]
+            given = {str(node): Assignment(Located(Component.of(node), LAST), RESAMPLE) for node in nodes}
+        if isinstance(given, Mapping):
+            return {name: _assignments([s] if isinstance(s, Assignment | str) else s) for name, s in given.items()}
+        return {str(one): _assignments([one]) for one in given}
+
+    def _units(self, made: Sequence[Assignment], outcome: Outcome) -> "Units":
+        from causalnet.effects.units import units_of
+
+        return units_of(
+            self.mechanisms,
+            self.tokenizer,
+            self.prompts,
+            made,
+            outcome,
+            self.options,
+            memory=self.memory,
+            progress=self.progress,
+        )
+
+    def _estimated(self, queries: Sequence[Query]) -> list[Result]:
+        from causalnet.effects.estimate import estimate
+
+        return estimate(
+            self.mechanisms,
+            self.tokenizer,
+            queries,
+            self.prompts,
+            self.options,
+            memory=self.memory,
+            progress=self.progress,
+        )
+
+    def _named(self, made: Sequence[Assignment], queries: Mapping[str, Query]) -> Effects:
+        found = self._estimated(list(queries.values()))
+        return Effects(_text(made), dict(zip(queries, found, strict=True)))
+
+
+def queries_of(query: Any) -> tuple[list[Query], bool]:
+    """Return queries (or texts) as a list, and whether several were asked.
+
+    Raises
+    ------
+    ExpressionError
+        If there is none, or one of them is no query.
+    """
+    if not isinstance(query, Query | str) and isinstance(query, Iterable):
+        found = [_query(one) for one in query]
+        if found:
+            return found, True
+        raise ExpressionError(explain("no query was given", mend="write E[…] or TE(…), or a text"))
+    return [_query(query)], False
+
+
+def _query(query: Any) -> Query:
+    if isinstance(query, str):
+        return parse(query)
+    if not isinstance(query, Query):
+        raise ExpressionError(explain(f"{query} is no query", mend="write E[…] or TE(…), or a text"))
+    return query
+
+
+def _assignments(given: Iterable[Set]) -> tuple[Assignment, ...]:
+    """Return assignments; a text is read as what stands in ``do(…)``."""
+    found: list[Assignment] = []
+    for one in given:
+        if isinstance(one, str):
+            body = parse(f"TE({one})").terms[0].body
+            assert isinstance(body, Estimand)
+            found += body.do.assignments
+        elif isinstance(one, Assignment):
+            found.append(one)
+        else:
+            raise ExpressionError(explain(f"{one} sets nothing", mend=f"say what it is set to: {one} << zero"))
+    if not found:
+        raise ExpressionError(explain("nothing is set", mend="give an assignment such as attn[5] @ last << resample"))
+    return tuple(found)
+
+
+def _nodes(given: Iterable[Node | str]) -> list[Node]:
+    return [Node.parse(one) if isinstance(one, str) else one for one in given]
+
+
+def _text(made: Sequence[Assignment]) -> str:
+    return ", ".join(map(str, made))
+
+
+def _usual(causes: Mapping[tuple[int, int], Sequence[Any]]) -> list[str]:
+    """Say which causes are found in most units."""
+    from collections import Counter
+
+    counted = Counter(str(cause) for some in causes.values() for cause in some if cause.certain)
+    return [f"cause {text} in {count} of {len(causes)} units" for text, count in counted.most_common(5)]
