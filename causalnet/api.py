@@ -244,9 +244,9 @@ class CausalModel:
         Plan, or a tuple of them
             One plan, except for several queries that draw differently.
         """
+        from causalnet.effects.given import queries_of
         from causalnet.effects.options import Options
         from causalnet.effects.prepare import prepare
-        from causalnet.effects.prompted import queries_of
 
         queries, _ = queries_of(query)
         options = Options(donors, pool, 0, target, {} if vectors is None else vectors)
@@ -431,7 +431,7 @@ def _name(model: str | Path) -> str:
 
 
 def _one(query: Asked) -> Query:
-    from causalnet.effects.prompted import queries_of
+    from causalnet.effects.given import queries_of
 
     return queries_of(query)[0][0]
 

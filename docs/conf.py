@@ -26,7 +26,7 @@ extensions = [
     "sphinxcontrib.bibtex",
     "rooms",
 ]
-exclude_patterns = ["_build", "_ext", "_generated/*.md", "conf.py", "README.md"]
+exclude_patterns = ["_build", "_ext", "_generated/*.md", "images", "conf.py", "README.md"]
 suppress_warnings = ["config.cache", "toc.empty_glob"]
 nitpicky = True
 # Names of other packages are not looked up: their inventories are on the network.

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causalnet.draw.palette import INK, MUTED, PAPER, signed
-from causalnet.draw.plots import KINDS, depth_bar, depth_of, diagonal, layer_axis, points, present, zero_line
+from causalnet.draw.plots import (
+    KINDS,
+    depth_bar,
+    depth_of,
+    diagonal,
+    layer_axis,
+    line_width,
+    points,
+    present,
+    spread,
+    zero_line,
+)
 from causalnet.draw.style import (
     ARMS,
     caption,
@@ -184,8 +195,9 @@ def slopes(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None = None)
         fits = np.array([_slope(sweep, place, rows) for place in places])
         bars = [rows.get(str(sweep.nodes[place]), {}).get("slope_ci") for place in places]
         _whiskers(axes[0], depth, bars, look["color"])
-        axes[0].plot(depth, fits[:, 0], linewidth=1.2, **look)
-        axes[1].plot(depth, fits[:, 2], linewidth=1.2, **look)
+        width = line_width([sweep.nodes[place] for place in places])
+        axes[0].plot(depth, fits[:, 0], linewidth=width, **look)
+        axes[1].plot(depth, fits[:, 2], linewidth=width, **look)
     beyond = slope_scale(axes[0])
     zero_line(axes[0])
     for axis, title, label in zip(axes, ("Slope", "R²"), ("slope of CE on direct effect", "R²"), strict=True):
@@ -348,13 +360,17 @@ def compare(summaries: Mapping[str, Mapping[str, Any]]) -> "list[Axes]":
         offset = (arm - (len(summaries) - 1) / 2) * 0.18
         for axis, kind in zip(axes, KINDS, strict=True):
             rows = [(Node.parse(key), row) for key, row in by_name(summary).items()]
-            rows = sorted((one for one in rows if one[0].kind == kind), key=lambda one: one[0].sort_key)
+            rows = sorted(
+                (one for one in rows if (one[0].kind == "mlp") == (kind == "mlp")), key=lambda one: one[0].sort_key
+            )
             if not rows:
                 continue
-            depth = np.array([node.layer for node, _ in rows], dtype=float)
-            deepest = max(deepest, int(depth.max()) + 1)
+            nodes = [node for node, _ in rows]
+            depth = spread(nodes)
+            deepest = max(deepest, *(1 + (node.layer or 0) for node in nodes))
             _whiskers(axis, depth + offset, [row.get("slope_ci") for _, row in rows], colour)
-            axis.plot(depth + offset, [row["slope"] for _, row in rows], color=colour, marker=marker, linewidth=1.1,
+            values = [row["slope"] for _, row in rows]
+            axis.plot(depth + offset, values, color=colour, marker=marker, linewidth=line_width(nodes),
                       label=drawable(name, 40))  # fmt: skip
     beyond = slope_scale(axes[0])
     for axis, kind in zip(axes, KINDS, strict=True):

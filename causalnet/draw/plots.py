@@ -1,5 +1,6 @@
 """Plots of effects: impact per layer, drop against direct effect, one prompt, one node."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,8 +35,20 @@ def layer_axis(axis: "Axes", layers: int) -> None:
 
 
 def depth_of(sweep: Sweep, places: list[int]) -> Array:
-    """Return the layer of each place of the node axis."""
-    return np.array([sweep.nodes[place].layer or 0 for place in places], dtype=float)
+    """Return the layer of each place of the node axis; the heads of a layer stand beside each other."""
+    return spread([sweep.nodes[place] for place in places])
+
+
+def spread(nodes: Sequence[Node]) -> Array:
+    """Return the layer of each node, heads beside each other within half a layer."""
+    most = 1 + max((node.head or 0 for node in nodes), default=0)
+    aside = [0.0 if node.head is None else ((node.head + 0.5) / most - 0.5) * 0.5 for node in nodes]
+    return np.array([node.layer or 0 for node in nodes], dtype=float) + np.array(aside)
+
+
+def line_width(nodes: Sequence[Node]) -> float:
+    """Return the width of a line through nodes: layers are joined, heads are not."""
+    return 0.0 if any(node.head is not None for node in nodes) else 1.2
 
 
 def depth_bar(figure: Any, axes: "list[Axes]", layers: int) -> None:
@@ -76,8 +89,10 @@ def impact(data: "xr.Dataset | Sweep") -> "list[Axes]":
         places = sweep.of_kind(kind)
         depth = depth_of(sweep, places)
         look = kind_style(kind)
-        _series(axis, depth - 0.13, sweep.clean[:, places], look["color"], look["marker"], "direct effect, unablated")
-        _series(axis, depth + 0.13, -sweep.te[:, places], INK, "D", "drop when ablated (−TE)", hollow=True)
+        shift, width = (0.02, 0.0) if line_width([sweep.nodes[one] for one in places]) == 0 else (0.13, 1.2)
+        clean, drop = sweep.clean[:, places], -sweep.te[:, places]
+        _series(axis, depth - shift, clean, look["color"], look["marker"], "direct effect, unablated", width)
+        _series(axis, depth + shift, drop, INK, "D", "drop when ablated (−TE)", width, hollow=True)
         zero_line(axis)
         layer_axis(axis, sweep.layers)
         axis.set_title(_TITLES[kind])
@@ -89,13 +104,13 @@ def impact(data: "xr.Dataset | Sweep") -> "list[Axes]":
 
 
 def _series(
-    axis: "Axes", x: Array, values: Array, colour: str, marker: str, label: str, *, hollow: bool = False
+    axis: "Axes", x: Array, values: Array, colour: str, marker: str, label: str, width: float, *, hollow: bool = False
 ) -> None:
     mean, half = interval(values)
     low, high = np.quantile(values, (0.05, 0.95), axis=0)
     axis.vlines(x, low, high, color=colour, linewidth=0.7, alpha=0.55)
     axis.vlines(x, mean - half, mean + half, color=colour, linewidth=2.4)
-    axis.plot(x, mean, color=colour, marker=marker, label=label, linestyle="--" if hollow else "-", linewidth=1.2,
+    axis.plot(x, mean, color=colour, marker=marker, label=label, linestyle="--" if hollow else "-", linewidth=width,
               markerfacecolor=PAPER if hollow else colour,
               markersize=4.5 if len(x) <= 40 else 2.6)  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causalnet.draw.palette import INK, signed
-from causalnet.draw.plots import KINDS, depth_of, layer_axis, present, zero_line
+from causalnet.draw.plots import KINDS, depth_of, layer_axis, line_width, present, spread, zero_line
 from causalnet.draw.style import ARMS, caption, drawable, kind_style, legend, panels, slope_scale, styled
 from causalnet.draw.sweep import Array, Sweep, as_sweep, by_name, interval
 from causalnet.effects.statistics import r2_interval, regression
@@ -49,7 +49,8 @@ def explained(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None = No
     variance, above = panels(2, width=9.2, height=3.6)
     for offset, kind in zip((-0.1, 0.1), present(sweep), strict=False):
         places = sweep.of_kind(kind)
-        depth, look = depth_of(sweep, places) + offset, kind_style(kind)
+        depth = depth_of(sweep, places) + offset
+        look = {"linewidth": line_width([sweep.nodes[place] for place in places])} | kind_style(kind)
         shares, low, high = _r2(sweep, places)
         _bars(variance, depth, shares, low, high, look)
         shares, low, high = _above(sweep, places, rows)
@@ -95,7 +96,7 @@ def _above(sweep: Sweep, places: Sequence[int], rows: Mapping[str, Mapping[str, 
 
 def _bars(axis: "Axes", x: Array, values: Array, low: Array, high: Array, look: Mapping[str, Any]) -> None:
     axis.vlines(x, low, high, color=look["color"], linewidth=2.2, alpha=0.6)
-    axis.plot(x, values, linewidth=1.2, **look)
+    axis.plot(x, values, **look)
 
 
 @styled
@@ -224,11 +225,12 @@ def _lines(axis: "Axes", rows: Mapping[str, list[tuple[Node, Mapping[str, Any]]]
         shown = sorted((one for one in found if _of(one[0], kind) and name in one[1]), key=lambda one: one[0].sort_key)
         if not shown:
             continue
-        depth = np.array([node.layer for node, _ in shown], dtype=float) + (at - (len(rows) - 1) / 2) * 0.7 / len(rows)
+        nodes = [node for node, _ in shown]
+        heads = line_width(nodes) == 0
+        depth = spread(nodes) + (at - (len(rows) - 1) / 2) * (0.06 if heads else 0.7 / len(rows))
         for x, (_, row) in zip(depth, shown, strict=True):
             if f"{name}_ci" in row:
                 axis.vlines(x, *row[f"{name}_ci"], color=colour, linewidth=1.8, alpha=0.6)
-        heads = len({node.layer for node, _ in shown}) < len(shown)
         axis.plot(depth, [row[name] for _, row in shown], color=colour, marker=marker, markersize=3.6,
                   linewidth=0 if heads else 1.0)  # fmt: skip
 

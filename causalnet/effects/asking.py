@@ -11,13 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from causalnet.effects.options import Options
-from causalnet.effects.prepare import prepare
 from causalnet.engine.inputs import Inputs
 from causalnet.engine.plan import Reading, plan
 from causalnet.engine.run import run
-from causalnet.errors import ExpressionError, InputError, explain
-from causalnet.expr import Assignment, CompiledQuery, Do, Outcome, Query, compile_queries
-from causalnet.expr.query import Expectation, Term
+from causalnet.errors import ExpressionError, explain
+from causalnet.expr import Assignment, CompiledQuery, Outcome, Query, compile_queries
 from causalnet.graph import CausalGraph
 from causalnet.model.mechanism import Mechanisms
 from causalnet.prompts import Prompts
@@ -86,16 +84,14 @@ def on_prompts(
     outcome: Outcome,
     options: Options | None = None,
 ) -> PromptedModel:
-    """Put a compiled model on prompts: encode them, draw donors, run what targets need.
+    """Put a compiled model on prompts: the model alone of :func:`causalnet.effects.units.units_of`.
 
     Parameters
     ----------
-    mechanisms, tokenizer
-        The model.
-    prompts
-        The prompts.
+    mechanisms, tokenizer, prompts
+        The model and the prompts.
     interventions
-        Every assignment that will be asked about: they say which donors, paired prompts and spans are needed.
+        Every assignment that will be asked about, each by itself.
     outcome
         The outcome that will be read; its tokens are looked up.
     options
@@ -104,22 +100,13 @@ def on_prompts(
 
     Raises
     ------
-    InputError
-        If there are none, or they do not draw alike: some need donors of the prompt's own length and some do not.
-    ExpressionError, PromptError, UnknownNameError
-        As in :func:`causalnet.effects.prepare.prepare`.
+    InputError, ExpressionError, PromptError, UnknownNameError
+        As in :func:`causalnet.effects.units.units_of`.
     """
-    queries = [Query((Term(1.0, Expectation(outcome, Do((one,)))),)) for one in interventions]
-    if not queries:
-        raise InputError(
-            explain("no intervention is given", mend="give assignments such as attn[5] @ last << resample")
-        )
-    ready = prepare(mechanisms, tokenizer, queries, prompts, Options() if options is None else options)
-    first, *more = ready.batches
-    if more:
-        what = "these interventions draw differently, and units must share their donors"
-        raise InputError(explain(what, mend="put the model on the prompts once for each"))
-    return PromptedModel(mechanisms, first.inputs, ready.lookup)
+    from causalnet.effects.units import units_of
+
+    each, chosen = [(one,) for one in interventions], Options() if options is None else options
+    return units_of(mechanisms, tokenizer, prompts, each, outcome, chosen).scm
 
 
 def answer(scm: Scm, queries: Iterable[Query], *, graph: CausalGraph | None = None) -> list[np.ndarray]:

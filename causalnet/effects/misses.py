@@ -6,6 +6,7 @@ self-repair of the same intervention.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from causalnet.effects.asking import Scm, answer
 from causalnet.effects.estimands import natural_effects
 from causalnet.effects.first_order import Approximation
 from causalnet.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 __all__ = ["Comparison", "Miss", "compare_approximation"]
 
@@ -65,6 +70,10 @@ class Comparison:
         Interventions whose size is underestimated most, worst first.
     false_alarms
         Interventions whose size is overestimated most, worst first.
+    signed
+        Whether effects are estimated; False: their sizes alone.
+    units
+        Units of the outcome.
     """
 
     method: str
@@ -77,6 +86,36 @@ class Comparison:
     repair_correlation: float
     missed: tuple[Miss, ...]
     false_alarms: tuple[Miss, ...]
+    signed: bool = True
+    units: str = ""
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per intervention: mean ``exact, estimate, error, self_repair``; of sizes, where they are."""
+        import pandas as pd
+
+        exact = self.exact if self.signed else np.abs(self.exact)
+        tables = {"exact": exact, "estimate": self.estimate, "self_repair": self.self_repair}
+        means = {name: np.nanmean(table, axis=(0, 1)) for name, table in tables.items()}
+        means["error"] = means["estimate"] - means["exact"]
+        found = pd.DataFrame(means, index=pd.Index(self.names, name="intervention"))
+        return found[["exact", "estimate", "error", "self_repair"]]
+
+    def to_dataset(self) -> "xr.Dataset":
+        """Return ``exact, estimate, self_repair`` [prompt, donor, intervention], in the outcome's units."""
+        import xarray as xr
+
+        dims = ("prompt", "donor", "intervention")
+        tables = {"exact": self.exact, "estimate": self.estimate, "self_repair": self.self_repair}
+        found = {name: (dims, table, {"units": self.units}) for name, table in tables.items()}
+        told = {"rank_correlation": self.rank_correlation, "signed_correlation": self.signed_correlation}
+        told |= {"repair_correlation": self.repair_correlation}
+        return xr.Dataset(found, {"intervention": list(self.names)}, {"method": self.method, **told})
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        words = "<br>".join(map(escape, str(self).splitlines()))
+        return f"<p>{words}</p>{self.to_dataframe().to_html(float_format='{:.4g}'.format)}"
 
     def __str__(self) -> str:
         lines = [
@@ -137,6 +176,8 @@ def compare_approximation(model: Scm, approximation: Approximation, *, worst: in
         _correlation(error, np.nanmean(np.abs(repair), axis=(0, 1))),
         tuple(misses[n] for n in order[:worst] if error[n] < -_TINY),
         tuple(misses[n] for n in order[::-1][:worst] if error[n] > _TINY),
+        approximation.signed,
+        approximation.outcome.units,
     )
 
 

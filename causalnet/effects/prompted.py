@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from causalnet.effects import estimands
+from causalnet.effects.given import Set, assignments_of, nodes_of, queries_of, text_of
 from causalnet.effects.options import Options
 from causalnet.effects.result import Result
 from causalnet.effects.table import Effects
-from causalnet.errors import ExpressionError, InputError, explain
-from causalnet.expr import LAST, RESAMPLE, TARGET, Assignment, Do, Outcome, Query, parse
-from causalnet.expr.estimands import Estimand
+from causalnet.errors import InputError, explain
+from causalnet.expr import LAST, RESAMPLE, TARGET, Assignment, Do, Outcome, Query
 from causalnet.expr.positions import Position
+from causalnet.expr.values import Under, Value
 from causalnet.graph import Edge, Node
 
 if TYPE_CHECKING:
@@ -27,18 +28,15 @@ if TYPE_CHECKING:
     from causalnet.effects.misses import Comparison
     from causalnet.effects.shapley import Solver
     from causalnet.effects.units import Units
-    from causalnet.expr import SiteValue
     from causalnet.model.mechanism import Mechanisms
     from causalnet.prompts import Prompts
 
-__all__ = ["METHODS", "Prompted", "queries_of"]
+__all__ = ["METHODS", "Prompted"]
 
 METHODS = ("attribution patching", "integrated gradients", "AtP*", "EAP-IG")
 """The approximations that :meth:`Prompted.approximate` knows."""
 
 LOGIT = Outcome("logit", (TARGET,))
-Set = Assignment | str
-"""An assignment, as an object or as text: ``attn[5]@last = resample``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +102,7 @@ class Prompted:
 
     def natural_effects(self, *s: Set, outcome: Outcome = LOGIT) -> Effects:
         """Return TE, NDE, NIE, TDE, TIE and INTmed; see :func:`causalnet.effects.estimands.natural_effects`."""
-        made = _assignments(s)
+        made = assignments_of(s)
         return self._named(made, estimands.natural_effects(*made, outcome=outcome))
 
     def four_way(self, *s: Set, held: Sequence[Set], outcome: Outcome = LOGIT) -> Effects:
@@ -117,13 +115,13 @@ class Prompted:
         held
             m: assignments to mediators; CDE and INTref are relative to it.
         """
-        made = _assignments(s)
+        made = assignments_of(s)
         queries = {"TE": estimands.natural_effects(*made, outcome=outcome)["TE"]}
-        return self._named(made, queries | estimands.four_way(*made, held=_assignments(held), outcome=outcome))
+        return self._named(made, queries | estimands.four_way(*made, held=assignments_of(held), outcome=outcome))
 
     def controlled_direct(self, *s: Set, held: Sequence[Set], outcome: Outcome = LOGIT) -> Result:
         """Return CDE(m); see :func:`causalnet.effects.estimands.controlled_direct`."""
-        made = estimands.controlled_direct(*_assignments(s), held=_assignments(held), outcome=outcome)
+        made = estimands.controlled_direct(*assignments_of(s), held=assignments_of(held), outcome=outcome)
         return self._estimated([made])[0]
 
     def path_specific(self, *s: Set, edges: Iterable[Edge | str], outcome: Outcome = LOGIT) -> Result:
@@ -138,7 +136,7 @@ class Prompted:
         """
         from causalnet.expr.places import head_layers, with_heads
 
-        made, graph = _assignments(s), self.mechanisms.graph
+        made, graph = assignments_of(s), self.mechanisms.graph
         along = [Edge.parse(edge) if isinstance(edge, str) else Edge(*edge) for edge in edges]
         layers = {node.layer for edge in along for node in edge if node.kind in ("head", "bias")}
         layers |= head_layers(graph, [Do(made)])
@@ -147,7 +145,7 @@ class Prompted:
 
     def interaction(self, *s: Set, outcome: Outcome = LOGIT) -> Effects:
         """Return the joint effect, each assignment's own, and what the joint one has beyond their sum."""
-        made = _assignments(s)
+        made = assignments_of(s)
         return self._named(made, estimands.interaction(*made, outcome=outcome))
 
     # -- by the last edge ------------------------------------------------------------------------------
@@ -164,10 +162,10 @@ class Prompted:
         """
         from causalnet.effects.decompose import split
 
-        made = _assignments(s)
-        units = self._units(made, outcome)
+        made = assignments_of(s)
+        units = self._units([made], outcome)
         found = split(units.scm, *made, outcome=outcome)
-        text = _text(made)
+        text = text_of(made)
         tables = {"TE": found.te, "DE": found.de, "CE": found.ce, "NORM": found.norm, "self-repair": found.self_repair}
         words = {name: f"{name}({text})" for name in ("TE", "DE", "CE", "NORM")} | {"self-repair": f"(TE - DE)({text})"}
         for place, node in enumerate(found.responders):
@@ -195,9 +193,9 @@ class Prompted:
         """
         from causalnet.effects.decompose import split
 
-        made = _assignments(s)
-        units = self._units(made, outcome)
-        found, text = split(units.scm, *made, outcome=outcome), _text(made)
+        made = assignments_of(s)
+        units = self._units([made], outcome)
+        found, text = split(units.scm, *made, outcome=outcome), text_of(made)
         back, lost = found.self_repair, -found.de
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.where(lost != 0, back / lost, np.nan)
@@ -212,7 +210,7 @@ class Prompted:
 
     def compensation(
         self,
-        value: "SiteValue" = RESAMPLE,
+        value: Value = RESAMPLE,
         *,
         nodes: Iterable[Node | str] | None = None,
         position: Position | None = LAST,
@@ -241,12 +239,14 @@ class Prompted:
         from causalnet.effects.sweep import sweep
         from causalnet.expr.refs import Component, Located
 
+        if isinstance(value, Under):
+            raise InputError(explain("a sweep sets every node to one kind of value", mend=f"ask for TE(… = {value})"))
         graph = self.mechanisms.graph
-        kinds = ("attn", "mlp", "head") if nodes is None else ()
-        chosen = [node for node in graph.contributors if node.kind in kinds] if nodes is None else _nodes(nodes)
+        every = [node for node in graph.contributors if node.kind in ("attn", "mlp", "head")]
+        chosen = every if nodes is None else nodes_of(nodes)
         refs = [Component.of(node) for node in chosen]
         made = [Assignment(ref if position is None else Located(ref, position), value) for ref in refs]
-        units = self._units(made, LOGIT if outcome is None else outcome)
+        units = self._units([[one] for one in made], LOGIT if outcome is None else outcome)
         return sweep(
             self.mechanisms,
             units.scm.inputs,
@@ -284,9 +284,9 @@ class Prompted:
         """
         from causalnet.effects.shapley import compensation_shapley
 
-        made = _assignments(s)
-        units = self._units(made, outcome)
-        groups = None if players is None else {name: _nodes(some) for name, some in players.items()}
+        made = assignments_of(s)
+        units = self._units([made], outcome)
+        groups = None if players is None else {name: nodes_of(some) for name, some in players.items()}
         found = compensation_shapley(
             units.scm,
             *made,
@@ -298,7 +298,7 @@ class Prompted:
             seed=int(self.options.seed),
             solver=solver,
         )
-        text = _text(made)
+        text = text_of(made)
         results = {
             name: units.mean(
                 found.values[..., place], expression=f"Shapley value of {name} in {text}", units=outcome.units
@@ -329,9 +329,9 @@ class Prompted:
         """
         from causalnet.effects.causality import Event, actual_causes
 
-        made, event = _assignments(contrasts), Event() if event is None else event
-        units = self._units(made, event.outcome)
-        named = None if witnesses is None else _nodes(witnesses)
+        made, event = assignments_of(contrasts), Event() if event is None else event
+        units = self._units([[one] for one in made], event.outcome)
+        named = None if witnesses is None else nodes_of(witnesses)
         found = actual_causes(units.scm, *made, event=event, witnesses=named, most_worlds=most_worlds)
         if np.isnan(found.responsibility).all():
             raise InputError("the event is true in no unit, so it has no causes")
@@ -389,7 +389,7 @@ class Prompted:
         if method not in METHODS:
             raise InputError(explain(f"unknown method {method!r}", legal=METHODS, got=str(method)))
         named = self._interventions(interventions)
-        units = self._units([one for some in named.values() for one in some], outcome)
+        units = self._units(list(named.values()), outcome)
         if method == "attribution patching":
             found = by.attribution_patching(units.scm, named, outcome=outcome)
         elif method == "integrated gradients":
@@ -407,12 +407,14 @@ class Prompted:
             from causalnet.expr.refs import Component, Located
 
             nodes = [node for node in self.mechanisms.graph.contributors if node.kind in ("attn", "mlp")]
-            given = {str(node): Assignment(Located(Component.of(node), LAST), RESAMPLE) for node in nodes}
+            return {str(node): (Assignment(Located(Component.of(node), LAST), RESAMPLE),) for node in nodes}
         if isinstance(given, Mapping):
-            return {name: _assignments([s] if isinstance(s, Assignment | str) else s) for name, s in given.items()}
-        return {str(one): _assignments([one]) for one in given}
+            return {
+                str(name): assignments_of([s] if isinstance(s, Assignment | str) else s) for name, s in given.items()
+            }
+        return {str(one): assignments_of([one]) for one in given}
 
-    def _units(self, made: Sequence[Assignment], outcome: Outcome) -> "Units":
+    def _units(self, made: Sequence[Sequence[Assignment]], outcome: Outcome) -> "Units":
         from causalnet.effects.units import units_of
 
         return units_of(
@@ -441,56 +443,7 @@ class Prompted:
 
     def _named(self, made: Sequence[Assignment], queries: Mapping[str, Query]) -> Effects:
         found = self._estimated(list(queries.values()))
-        return Effects(_text(made), dict(zip(queries, found, strict=True)))
-
-
-def queries_of(query: Any) -> tuple[list[Query], bool]:
-    """Return queries (or texts) as a list, and whether several were asked.
-
-    Raises
-    ------
-    ExpressionError
-        If there is none, or one of them is no query.
-    """
-    if not isinstance(query, Query | str) and isinstance(query, Iterable):
-        found = [_query(one) for one in query]
-        if found:
-            return found, True
-        raise ExpressionError(explain("no query was given", mend="write E[…] or TE(…), or a text"))
-    return [_query(query)], False
-
-
-def _query(query: Any) -> Query:
-    if isinstance(query, str):
-        return parse(query)
-    if not isinstance(query, Query):
-        raise ExpressionError(explain(f"{query} is no query", mend="write E[…] or TE(…), or a text"))
-    return query
-
-
-def _assignments(given: Iterable[Set]) -> tuple[Assignment, ...]:
-    """Return assignments; a text is read as what stands in ``do(…)``."""
-    found: list[Assignment] = []
-    for one in given:
-        if isinstance(one, str):
-            body = parse(f"TE({one})").terms[0].body
-            assert isinstance(body, Estimand)
-            found += body.do.assignments
-        elif isinstance(one, Assignment):
-            found.append(one)
-        else:
-            raise ExpressionError(explain(f"{one} sets nothing", mend=f"say what it is set to: {one} << zero"))
-    if not found:
-        raise ExpressionError(explain("nothing is set", mend="give an assignment such as attn[5] @ last << resample"))
-    return tuple(found)
-
-
-def _nodes(given: Iterable[Node | str]) -> list[Node]:
-    return [Node.parse(one) if isinstance(one, str) else one for one in given]
-
-
-def _text(made: Sequence[Assignment]) -> str:
-    return ", ".join(map(str, made))
+        return Effects(text_of(made), dict(zip(queries, found, strict=True)))
 
 
 def _usual(causes: Mapping[tuple[int, int], Sequence[Any]]) -> list[str]:

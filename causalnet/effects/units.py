@@ -135,7 +135,7 @@ def units_of(
     mechanisms: Mechanisms,
     tokenizer: Any,
     prompts: Prompts,
-    interventions: Sequence[Assignment],
+    interventions: Sequence[Sequence[Assignment]],
     outcome: Outcome,
     options: Options,
     *,
@@ -149,7 +149,8 @@ def units_of(
     mechanisms, tokenizer, prompts
         The model and the prompts.
     interventions
-        Every assignment that will be asked about: they say which donors, paired prompts and spans are needed.
+        Every intervention that will be asked about, each of one assignment or several: they say which donors, paired
+        prompts and spans are needed.
     outcome
         The outcome that will be read.
     options
@@ -167,7 +168,7 @@ def units_of(
     if not interventions:
         mend = "give assignments such as attn[5] @ last << resample"
         raise InputError(explain("no intervention is given", mend=mend))
-    queries = [Query((Term(1.0, Expectation(outcome, Do((one,)))),)) for one in interventions]
+    queries = [Query((Term(1.0, Expectation(outcome, Do(tuple(some)))),)) for some in interventions]
     ready = prepare(mechanisms, tokenizer, queries, prompts, options)
     first, *more = ready.batches
     if more:

@@ -18,7 +18,8 @@ from causalnet.studies.chunks import Chunk
 from causalnet.studies.folder import default_folder, fresh_folder, write_json
 from causalnet.studies.models import Models
 from causalnet.studies.options import Arm, Options
-from causalnet.studies.sweeps import Question, compute, job, subject
+from causalnet.studies.subjects import subject
+from causalnet.studies.sweeps import Question, compute, job
 from causalnet.studies.tables import write_table
 
 if TYPE_CHECKING:

@@ -19,11 +19,12 @@ from causalnet.studies.models import Loaded, Models
 from causalnet.studies.options import ABLATIONS, Arm, Options
 from causalnet.studies.plan import RunPlan, Sweep, check_same, read_plan, refuse
 from causalnet.studies.store import Markers, clean, create, read_labels, write
-from causalnet.studies.sweeps import Job, Question, Subject, compute, job, subject, sweep_model
+from causalnet.studies.subjects import Subject, subject
+from causalnet.studies.sweeps import Job, Question, compute, job, sweep_model
 from causalnet.studies.together import check_nodes
 from causalnet.studies.variants import checkpoints, folder_of, questions, strata
 
-__all__ = ["ABLATIONS", "Arm", "Options", "Result", "Run", "hydra", "sweep_model"]
+__all__ = ["ABLATIONS", "Arm", "Options", "Result", "Run", "hydra", "reopen", "sweep_model"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -120,6 +121,32 @@ def _check_arms(arms: Sequence[Arm]) -> None:
         for name in names:
             if names.count(name) > 1 or name != Path(name).name or name in ("", ".", ".."):
                 raise InputError(f"arm {name!r}: of several arms each needs a name of its own that can name a folder")
+
+
+def reopen(path: Path, sweep: Sweep, options: Options, loaded: Loaded) -> Job:
+    """Make the job of a sweep from what its run folder holds: on another machine, or after an interruption.
+
+    Parameters
+    ----------
+    path
+        The run folder.
+    sweep
+        One of its plan's.
+    options
+        The plan's (:attr:`causalnet.studies.plan.RunPlan.options`).
+    loaded
+        The sweep's model.
+
+    Returns
+    -------
+    Job
+        Its chunks are those of ``sweep.plan``; :func:`causalnet.studies.sweeps.compute` makes each,
+        :func:`causalnet.studies.store.write` puts it into the store, and a marker says that it is done.
+    """
+    targets, donors = read_labels(path / sweep.folder / "effects.zarr")
+    kept = Prompts.from_file(path / PROMPTS)
+    held = subject(loaded.mechanisms, loaded.tokenizer, kept, options, targets=targets)
+    return replace(job(held, sweep.question, options, donors=donors), plan=sweep.plan)
 
 
 @dataclass(eq=False)
@@ -220,11 +247,7 @@ class _Study:
         """Return the job of a sweep: from the beginning of this run, or made again from what its store holds."""
         if sweep.folder not in self.jobs:
             loaded = self._loaded(sweep)
-            targets, donors = read_labels(path / sweep.folder / "effects.zarr")
-            kept = Prompts.from_file(path / PROMPTS)
-            held = subject(loaded.mechanisms, loaded.tokenizer, kept, self.options, targets=targets)
-            made = job(held, sweep.question, self.options, donors=donors)
-            self.jobs[sweep.folder] = replace(made, plan=sweep.plan)
+            self.jobs[sweep.folder] = reopen(path, sweep, self.options, loaded)
         return self.jobs[sweep.folder]
 
     def mains(self, path: Path, plan: RunPlan) -> Mapping[str, Job]:

@@ -96,6 +96,14 @@ class RunPlan:
         arguments = json.loads(json.dumps(asdict(options)))
         return cls(tuple(arms), arguments, given, versions(), tuple(sweeps))
 
+    @property
+    def options(self) -> Options:
+        """The options that the run was begun with."""
+        held: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in self.arguments.items()
+        }
+        return Options(**held)
+
     def write(self, folder: Path) -> None:
         """Write ``plan.json``."""
         write_json(folder / PLAN, {"schema": _SCHEMA, **asdict(self)})

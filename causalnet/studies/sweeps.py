@@ -1,6 +1,6 @@
 """A sweep of one model, ready to run chunk by chunk: each chunk is a function of the job and its place alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,11 @@ from causalnet.expr.outcomes import Outcome
 from causalnet.expr.positions import Position, Span
 from causalnet.expr.values import Mean, Noise, Resample, SiteValue
 from causalnet.graph import Node
-from causalnet.prompts import Encoded, Prompts, choose_donors, encode
+from causalnet.prompts import Encoded, Prompts, choose_donors
 from causalnet.studies.chunks import Chunk, ChunkPlan, Size, plan_chunks
 from causalnet.studies.options import ABLATIONS, Options, bytes_of, outcome_of, position_of
 from causalnet.studies.record import run_record
+from causalnet.studies.subjects import Subject, subject
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from causalnet.graph import CausalGraph
     from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["Job", "Question", "Subject", "compute", "inputs_of", "job", "subject", "sweep_model"]
+__all__ = ["Job", "Question", "compute", "inputs_of", "job", "sweep_model"]
 
 
 @dataclass(frozen=True)
@@ -66,72 +67,6 @@ class Question:
     def plain(self) -> dict[str, Any]:
         """Return the question as plain values."""
         return asdict(self)
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A compiled model on encoded prompts: what all sweeps of one model share.
-
-    Attributes
-    ----------
-    mechanisms, tokenizer
-        The model.
-    encoded
-        The prompts' tokens, and the spans that positions name.
-    targets
-        Target token [prompt]: the natural world's most likely one.
-    """
-
-    mechanisms: "Mechanisms"
-    tokenizer: Any
-    encoded: Encoded
-    targets: tuple[int, ...]
-
-    @property
-    def prompts(self) -> Prompts:
-        """The prompts."""
-        return self.encoded.prompts
-
-    @cached_property
-    def target_texts(self) -> list[str]:
-        """Text of each target."""
-        return [self.tokenizer.decode([token]) for token in self.targets]
-
-
-def subject(
-    mechanisms: "Mechanisms",
-    tokenizer: Any,
-    prompts: Prompts,
-    options: Options,
-    *,
-    targets: Sequence[int] | None = None,
-) -> Subject:
-    """Encode the prompts and find their targets.
-
-    Parameters
-    ----------
-    mechanisms, tokenizer
-        The compiled model and the tokenizer that belongs to it.
-    prompts, options
-        The prompts; positions that name spans.
-    targets
-        Those found before, where the work was begun before.
-
-    Raises
-    ------
-    PromptError
-        If a prompt is empty or too long for the model; it is named.
-    """
-    from causalnet.effects.sweep import find_targets
-    from causalnet.engine.inputs import Inputs
-
-    named = [position_of(text) for text in options.positions]
-    spans = tuple(dict.fromkeys(one.name for one in named if isinstance(one, Span)))
-    encoded = encode(
-        prompts, tokenizer, context=mechanisms.context, vocab_size=mechanisms.vocab, spans=spans, answers="ignore"
-    )
-    found = find_targets(mechanisms, Inputs(encoded.ids, seed=options.seed)).tolist() if targets is None else targets
-    return Subject(mechanisms, tokenizer, encoded, tuple(int(token) for token in found))
 
 
 @dataclass(frozen=True, eq=False)

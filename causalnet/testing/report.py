@@ -247,6 +247,6 @@ def _try(one: Law, lab: Lab | None, count: int, seed: int, shrink: bool) -> Trie
     if failed:
         case, found = failed[-1]
         tokens = () if lab is None or one.needs == "nothing" else lab.tokens(case.unit)
-        failure = Failure(case, found, case.expression(found), tokens)
+        failure = Failure(case, found, one.shown(lab, case, found), tokens)
     name = "" if lab is None else lab.name
     return Tried(one, _ON.get(one.name, name), ran, worst, 0.0 if bound is None else bound, failure)

@@ -134,6 +134,37 @@ def test_stories_run(call, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["closure_max_rel"] < 1e-4
 
 
+def test_two_models_are_compared(call, tmp_path):
+    chosen = ("--model", PLAIN, "--compare", model_path("dropped"), "--prompts", prompts_path(), "--limit", 30)
+    code, out, err = call("hydra", *chosen, "--donors", 2, "--out", tmp_path / "run", "--quiet")
+    assert (code, err) == (0, "")
+    assert "\ncomparison\n- " in out
+    found = json.loads((tmp_path / "run" / "comparison.json").read_text(encoding="utf-8"))
+    assert found["names"] == ["plain", "dropped"]
+    assert len(found["nodes"][0]["slope_ci"]) == 2
+    code, out, _ = call("hydra", "--model", PLAIN, "--compare", PLAIN, "--prompts", prompts_path(), "--limit", 30,
+                        "--ablation", "zero", "--out", tmp_path / "same", "--quiet")  # fmt: skip
+    assert code == 0
+    assert {one.name for one in (tmp_path / "same").iterdir()} >= {"plain-1", "plain-2"}
+
+
+def test_texts_are_cut_into_prompts_and_filters_say_what_they_drop(call, tmp_path):
+    if not STORIES.is_dir():
+        pytest.skip("stories260K is not beside the project")
+    text = "Once upon a time there was a little girl named Lily who loved to play outside in the park with her dog"
+    (tmp_path / "texts.txt").write_text(
+        f"{text}\nOne day\n{text.replace('Lily', 'Anna')} and her cat\n", encoding="utf-8"
+    )
+    chosen = ("--model", STORIES, "--prompts", tmp_path / "texts.txt", "--ablation", "zero", "--out", tmp_path / "run")
+    code, out, err = call("hydra", *chosen, "--cut-at", 12, "--cut-at", 16)
+    assert code == 0, err
+    assert out.startswith("stories260K: 4 prompts, zero ablation")
+    assert "causalnet: note: 1 of 3 prompts dropped: no place between tokens where the text can be cut" in err
+    kept = [json.loads(line) for line in (tmp_path / "run" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [one["features"]["tokens"] for one in kept] == [12, 16, 12, 16]
+    assert all(text.replace("Lily", "Anna").startswith(one["prompt"]) or text.startswith(one["prompt"]) for one in kept)
+
+
 def test_a_split_that_does_not_close_exits_1_and_keeps_the_run(call, tmp_path, monkeypatch):
     monkeypatch.setattr(finish, "CLOSES", {"float32": 0.0})
     chosen = ("--model", PLAIN, "--prompts", prompts_path(), "--limit", 30, "--ablation", "zero", "--quiet")
@@ -249,6 +280,14 @@ def _nothing(path):
         (_file, "--out r", "r: this is a file, not a folder"),
         (_file, "--out r/run", "r/run: cannot be written"),
         (_nothing, "--out /proc/no/run", "/proc/no/run: cannot be written"),
+        (_nothing, "--resume", "--resume needs --out"),
+        (_nothing, "--compare PLAIN", "--compare needs --model"),
+        (_nothing, "--memory lots", "memory 'lots' is no size"),
+        (_nothing, "--position 3:2", "the positions @3:2 are empty"),
+        (_nothing, "--outcome logprob(target) --limit 30", "logprob(target) is not linear in the contributions"),
+        (_nothing, "--stratum colour --limit 30", "no prompt has a feature 'colour'"),
+        (_nothing, "--checkpoints nowhere --limit 30", "nowhere: there is no such folder of checkpoints"),
+        (_nothing, "--relation tallest", "no prompt is left with relation = 'tallest'"),
         (_nothing, "--dono 3", "--dono"),
         (_nothing, "extra", "No such command 'extra'"),
     ],

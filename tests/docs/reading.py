@@ -8,7 +8,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (?P<why>[^>]+) -->\s*\Z")
-_NUMBER = r"[-+−]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?"
+# Possessive, so that a page that differs is found out at once.
+_NUMBER = r"[-+−]?\d++(?:[.,]\d++)*+(?:e[-+]?\d++)?+"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def difference(shown, printed):
         if piece == "…":
             pattern += ".*?"
         elif piece.isspace():
-            pattern += r"\s+"
+            pattern += r"\s++"
         elif re.fullmatch(_NUMBER, piece):
             pattern += f"({_NUMBER})"
             numbers.append(piece)

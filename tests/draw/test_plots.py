@@ -252,6 +252,19 @@ def test_attention_alone_can_be_plotted(make_sweep, make_summary):
     style.svg(draw.slopes(data, make_summary(data)), "slopes")
 
 
+def test_heads_stand_beside_each_other(make_sweep, make_summary):
+    data = make_sweep(layers=4, prompts=12)
+    assert draw.impact(data)[0].lines[0].get_linewidth() > 0
+    names = [f"attn[{at // 4}].head[{at % 4}]" if at % 4 < 3 else f"mlp[{at // 4}]" for at in range(8)]
+    data = data.assign_coords(node=names, responder=names)
+    summary = make_summary(data)
+    for axis in (draw.impact(data)[0], draw.slopes(data, summary)[0], draw.compare({"a": summary, "b": summary})[0]):
+        line = axis.lines[0]
+        assert line.get_linewidth() == 0
+        assert len(set(line.get_xdata())) == len(line.get_xdata()) == 6
+        assert np.all(np.abs(line.get_xdata() - np.repeat([0, 1], 3)) < 0.4)
+
+
 def test_bad_input_is_refused(data, summary):
     with pytest.raises(UnknownNodeError, match=r"legal: attn\[0\]"):
         draw.waterfall(data, "attn[9]")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from causalnet.effects.approximate import atp_star, attribution_patching, integrated_gradients
+from causalnet.effects.approximate import atp_star, attribution_patching, eap_ig, integrated_gradients
 from causalnet.effects.asking import PromptedModel, answer
 from causalnet.effects.misses import compare_approximation
 from causalnet.engine.inputs import Inputs
@@ -124,6 +124,60 @@ def test_integrated_gradients_become_exact(prompted, outcome):
         assert best <= np.abs(drawn(coarse.values, number, table) - table).max() + 1e-9, name
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("outcome", [logit(target), logprob(target)])
+def test_along_the_embeddings(prompted, kind, outcome):
+    # For the embeddings themselves the way is the change: with enough steps the total effect.
+    scm = prompted(kind)
+    whole = {"patch": embed << patch("corrupt"), "donors": embed << resample, "zero": embed << zero}
+    found, known = (by(scm, whole, outcome=outcome, steps=4) for by in (eap_ig, integrated_gradients))
+    np.testing.assert_allclose(found.values, known.values, atol=1e-9)
+    fine = eap_ig(scm, {"patch": whole["patch"]}, outcome=outcome, steps=32)
+    np.testing.assert_allclose(fine.values[:, :1, 0], exact(scm, {"patch": whole["patch"]}, outcome)[0], atol=1e-4)
+
+
+def test_along_the_embeddings_is_the_mean_of_patchings_on_the_way(prompted):
+    # One point in the middle: attribution patching's gradient there, times the change.
+    import torch
+
+    from causalnet.effects.first_order import Gradients
+    from causalnet.engine.gradients import record
+    from causalnet.engine.readings import Tokens
+    from causalnet.graph import Node
+
+    scm = prompted("gpt2")
+    some = {"node": attn[1] @ last << resample, "edge": attn[0] @ last >> mlp[2] << resample}
+    found = eap_ig(scm, some, steps=1)
+    plain = attribution_patching(scm, some)
+    assert np.abs(found.values - plain.values).max() > 1e-3
+    inputs, column = scm.inputs, len(scm.inputs.ids[0]) - 1
+    ids = torch.tensor([inputs.ids[0], inputs.ids[int(inputs.donors[0, 0])]])
+    base = record(scm.mechanisms, ids)
+    own = {node: value.detach() for node, value in base.written.items()}
+    half = {(Node("embed"), None): (range(column + 1), own[Node("embed")].mean(0, keepdim=True))}
+    tape = record(scm.mechanisms, ids[:1], half)
+    top = scm.mechanisms.readout.precap_logits(base.reads[Node("logits")][:1, -1]).argmax(-1)
+    natural = record(scm.mechanisms, ids[:1]).world0(column, Tokens(top, None))
+    grads = Gradients(tape, tape.outcome(logit(target), column, natural))
+    for number, place in enumerate([(Node("attn", 1), None), (Node("attn", 0), Node("mlp", 2))]):
+        change = (own[place[0]][1] - own[place[0]][0])[column]
+        by_hand = float((change * grads.at(place)[0, 0, column]).sum())
+        assert found.values[0, 0, number] == pytest.approx(by_hand, abs=1e-9)
+
+
+def test_the_way_of_the_embeddings_has_one_place_and_one_length(prompted):
+    scm = prompted("gpt2")
+    with pytest.raises(InputError, match="one place"):
+        eap_ig(scm, {"a": NODES["joint"]})
+    with pytest.raises(InputError, match="one place"):
+        eap_ig(scm, {"a": NODES["soft"]})
+    longer = dataclasses.replace(scm, inputs=dataclasses.replace(scm.inputs, donors=np.array([[1], [0], [1], [0]])))
+    lengths = {len(one) for one in scm.inputs.ids[:2]}
+    assert len(lengths) == 2
+    with pytest.raises(InputError, match="tokens"):
+        eap_ig(longer, {"a": attn[1] @ last << resample})
+
+
 @pytest.mark.parametrize("name", ["soft", "noise"])
 def test_integrated_gradients_of_one_soft_node_become_exact(prompted, name):
     scm = prompted("gpt2")
@@ -154,6 +208,7 @@ def test_a_linear_network_has_no_misses():
         attribution_patching(scm, some | joint),
         integrated_gradients(scm, some, steps=1),
         atp_star(scm, some, drop=False),
+        eap_ig(scm, some, steps=2),
     ):
         report = compare_approximation(scm, found)
         np.testing.assert_allclose(report.estimate, report.exact, atol=1e-9)

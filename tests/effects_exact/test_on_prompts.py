@@ -5,11 +5,12 @@ import warnings
 import numpy as np
 import pytest
 
-from causalnet.effects.asking import on_prompts, unit_effects
+from causalnet.effects.asking import unit_effects
 from causalnet.effects.estimands import natural_effects
 from causalnet.effects.estimate import estimate
 from causalnet.effects.options import Options
 from causalnet.effects.shapley import compensation_shapley
+from causalnet.effects.units import units_of
 from causalnet.errors import ExpressionError, InputError
 from causalnet.expr import TARGET, TE, E, Outcome, attn, do, last, logit, mlp, patch, prompt, resample, target, zero
 from causalnet.prompts import Prompt, Prompts
@@ -31,7 +32,7 @@ def test_the_same_numbers(prompted, prompts):
     mechanisms = prompted("gpt2").mechanisms
     s = attn[1] @ last << resample
     options = Options(donors=3, seed=4)
-    scm = on_prompts(mechanisms, tokenizer, prompts, [s], outcome=LOGIT, options=options)
+    scm = units_of(mechanisms, tokenizer, prompts, [[s]], LOGIT, options).scm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = estimate(mechanisms, tokenizer, [TE(s), natural_effects(s)["NIE"]], prompts, options)
@@ -45,14 +46,16 @@ def test_the_same_numbers(prompted, prompts):
 def test_pairs(prompted, prompts):
     mechanisms = prompted("gpt2").mechanisms
     s = mlp[0] @ last << patch("corrupt")
-    scm = on_prompts(mechanisms, tokenizer, prompts, [s, attn[0] << zero], outcome=LOGIT)
+    scm = units_of(mechanisms, tokenizer, prompts, [[s], [attn[0] << zero]], LOGIT, Options()).scm
     assert np.abs(unit_effects(scm, {"TE": TE(s)})["TE"]).max() > 0
 
 
 def test_what_draws_differently_is_asked_apart(prompted, prompts):
     mechanisms = prompted("gpt2").mechanisms
     with pytest.raises(InputError, match="draw differently"):
-        on_prompts(mechanisms, tokenizer, prompts, [attn[0] << resample, attn[0] @ last << resample], outcome=LOGIT)
+        units_of(
+            mechanisms, tokenizer, prompts, [[attn[0] << resample], [attn[0] @ last << resample]], LOGIT, Options()
+        )
 
 
 def test_a_subgroup_has_no_units_of_its_own(prompted):

@@ -81,6 +81,10 @@ def test_columns(tiny, prompts):
     donated = RandomisedAblation.run(model, featured, passes=6, value=resample, same_target_donors=True)
     assert donated.features == ("popularity", "natural", "length")
     assert donated.data.popularity.tolist() == [0, 0, 2, 2, 4, 4]
+    # Of the features of three prompts, one follows from the others.
+    more = RandomisedAblation.run(model, featured, passes=60)
+    assert set(more.design("mlp[0]").common) == {*more.nodes, "popularity", "natural"} - {"mlp.00"}
+    assert more.estimate("mlp[0]").value == pytest.approx(more.exact["mlp.00"].mean(), abs=0.5)
 
 
 def test_what_it_refuses(tiny, prompts, experiment):

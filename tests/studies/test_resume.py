@@ -12,6 +12,8 @@ from causalnet.errors import InputError, RunExistsError
 from causalnet.prompts import Prompts
 from causalnet.studies import hydra as study
 from causalnet.studies.hydra import Arm, Options, hydra
+from causalnet.studies.models import Models
+from causalnet.studies.plan import read_plan
 
 PLAIN = str(model_path("plain"))
 ASKED = ("--model", PLAIN, "--prompts", prompts_path(), "--limit", 32, "--donors", 3, "--chunk", 5, "--quiet")
@@ -114,6 +116,22 @@ def test_only_what_is_missing_is_computed(begun, monkeypatch):
         again = hydra([Arm("", PLAIN)], prompts, options=options, out=path, resume=True)
     assert again.results[0].summary == run.results[0].summary
     assert len(computed) == 2
+
+
+def test_any_machine_can_make_any_chunk_from_the_folder_alone(begun):
+    """What a worker elsewhere does: read the plan, load the model, make a chunk; the bytes are those that stand."""
+    import xarray as xr
+
+    path, options, _ = begun
+    plan = read_plan(path)
+    assert plan.options == options
+    (sweep,) = plan.sweeps
+    job = study.reopen(path, sweep, plan.options, Models(plan.options).take(sweep.model, ""))
+    first, *_ = sweep.plan
+    arrays = study.compute(job, first)
+    with xr.open_zarr(path / sweep.folder / "effects.zarr", consolidated=True) as held:
+        for name, array in arrays.items():
+            assert held[name][slice(*first.prompts)].values.tobytes() == array.tobytes()
 
 
 def test_a_run_can_be_begun_anew(begun):

@@ -21,6 +21,7 @@ from causalnet.studies.filters import keep
 from causalnet.studies.hydra import Arm, Options, hydra
 from causalnet.studies.models import Models
 from causalnet.studies.options import bytes_of
+from causalnet.studies.subjects import subject
 from causalnet.studies.sweeps import Question, sweep_model
 from causalnet.studies.variants import checkpoints, strata
 
@@ -62,7 +63,7 @@ def test_blocks_of_nodes_do_not_change_what_is_measured(tiny, words, prompts, mo
 def test_a_chunk_is_a_function_of_its_place_alone(tiny, words, prompts):
     """Computed first, last, alone or twice, on another machine or not: the same bytes."""
     options = Options(donors=2, chunk=3)
-    jobs = [sweeps.job(sweeps.subject(tiny("llama"), words, prompts, options), Question(), options) for _ in range(2)]
+    jobs = [sweeps.job(subject(tiny("llama"), words, prompts, options), Question(), options) for _ in range(2)]
     chunks = list(jobs[0].plan)
     forth = {chunk.name: sweeps.compute(jobs[0], chunk) for chunk in chunks}
     back = {chunk.name: sweeps.compute(jobs[1], chunk) for chunk in reversed(chunks)}

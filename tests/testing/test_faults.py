@@ -3,6 +3,7 @@
 import pytest
 import testing_faults as faults
 
+from causalnet.expr import World, compile_query, parse
 from causalnet.testing import LAWS, check_laws
 from causalnet.testing.strategies import tiny_model
 
@@ -36,6 +37,26 @@ def test_the_table_of_laws_and_faults(capsys, monkeypatch):
     assert titles == "| fault | `language` | `coverage` |"
     assert rule == "|---|---|---|"
     assert rows[1] == "| intervals are too narrow |  | fails |"
+
+
+@pytest.mark.parametrize(
+    ("fault", "law"),
+    [(faults.late_joining, "plan"), (faults.silent_hook, "effectiveness"), (faults.loose_compensation, "identities"),
+     (faults.edge_added, "out_edges"), (faults.leaking_heads, "locality")],
+    ids=lambda part: part if isinstance(part, str) else "",
+)  # fmt: skip
+def test_the_smallest_case_is_a_sentence_that_means_its_world(fault, law):
+    failure = fault.fails(law, shrink=True).failure
+    assert failure is not None
+    assert len(failure.tokens) == 5
+    query = parse(failure.expression)
+    assert str(query) == failure.expression
+    with fault.plant() as model:
+        worlds = compile_query(query, model.graph).worlds
+        assert law == "identities" or set(worlds) <= {World(), *failure.case.worlds}
+        again = LAWS[law].measure(model, failure.case)
+        assert not again.residual <= LAWS[law].tolerance(model, failure.case)
+    assert LAWS[law].measure(tiny_model("gpt2"), failure.case).residual <= 1e-9
 
 
 @pytest.mark.slow

@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# A run of its own finds the plugin by name, installed or not.
-RUN = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "causalnet.testing.plugin"]
+PLUGIN = "causalnet.testing.plugin"
+RUN = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
+# Installed, pytest finds it by itself, and refuses to be told twice.
+RUN += [] if any(one.value == PLUGIN for one in entry_points(group="pytest11")) else ["-p", PLUGIN]
 
 FIXTURES = """
 from hypothesis import given, settings

@@ -67,5 +67,7 @@ def adjustment_set(
         found = identify(drawn, [node_id(x)], [node_id(y)], [node_id(node) for node in given])
     if not found:
         what = f"no set of the observed nodes removes the confounding of {x} and {y}"
-        raise GraphError(explain(what, mend=f"log what {x} reads: {', '.join(map(str, graph.ordered(graph.parents(x))))}"))
+        raise GraphError(
+            explain(what, mend=f"log what {x} reads: {', '.join(map(str, graph.ordered(graph.parents(x))))}")
+        )
     return graph.ordered(node_of(name) for name in found[0].get_adjustment_variables())

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -66,6 +66,21 @@ def unit_change(
     References
     ----------
     Budhathoki, Michailidis and Janzing, Explaining the root causes of unit-level changes (2022).
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> import causalnet as cn
+    >>> from causalnet.interop.dowhy import to_gcm
+    >>> config = LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+    ...                      num_attention_heads=2, num_key_value_heads=2)
+    >>> def tokenizer(text):
+    ...     return {"input_ids": [len(word) for word in text.split()]}
+    >>> twin = to_gcm(cn.compile(LlamaForCausalLM(config).eval(), tokenizer=tokenizer), ["a bc def", "abcd ab"])
+    >>> ablated = twin.samples({"attn.01": twin.setting(lambda prompt, value: 0 * value)})
+    >>> shares = unit_change(twin, twin, ablated)
+    >>> list(shares), bool((shares["mlp[0]"].abs() < 1e-6).all())
+    (['embed', 'attn[0]', 'mlp[0]', 'attn[1]', 'mlp[1]'], True)
     """
     import pandas as pd
     import torch

@@ -72,6 +72,19 @@ def dithered(
         If there are fewer than two prompts or rows, or a node has no signal.
     UnknownNodeError
         If the graph has no such node.
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> import causalnet as cn
+    >>> config = LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+    ...                      num_attention_heads=2, num_key_value_heads=2)
+    >>> def tokenizer(text):
+    ...     return {"input_ids": [len(word) for word in text.split()]}
+    >>> model = cn.compile(LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
+    >>> data = dithered(model, ["a bc def", "abcd ab"], ["mlp[0]", "attn[1]", "mlp[1]"], rows=20)
+    >>> list(data), len(data)
+    (['mlp.00', 'attn.01', 'mlp.01'], 20)
     """
     import pandas as pd
     import torch
@@ -103,7 +116,7 @@ def dithered(
     values = [dict(own) for _ in range(rows)]
     table = np.empty((rows, len(part)))
     for column, node in enumerate(part):
-        moved = torch.zeros(rows, own[node].shape[-1], dtype=own[node].dtype)
+        moved = own[node].new_zeros(rows, own[node].shape[-1])
         if any((one, node) in alive for one in part):
             for row, world in enumerate(values):
                 read = {one: (world if (one, node) in alive else own)[one] for one in parents[node]}
@@ -115,7 +128,7 @@ def dithered(
         if line is None:
             raise InputError(explain(f"{node} is the same in every prompt", mend="give prompts that differ"))
         direction, size = line
-        signal = (moved @ direction).double().numpy() / size
+        signal = (moved @ direction).double().cpu().numpy() / size
         table[:, column] = signal + level * rng.standard_normal(rows)
         for row, world in enumerate(values):
             new = own[node].clone()

@@ -1,4 +1,4 @@
-"""Testing a hypothesised circuit: do dithered activations have the independences that it implies?"""
+"""Testing a hypothesised circuit: whether dithered activations have the independences that it implies."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

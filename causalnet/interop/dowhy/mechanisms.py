@@ -28,7 +28,7 @@ class Prompted(StochasticModel):
         self.seed = seed
         self._draws = np.random.default_rng(seed)
 
-    def fit(self, X: np.ndarray) -> None:  # noqa: N803 - DoWhy's own name
+    def fit(self, X: np.ndarray) -> None:
         """Do nothing: prompts are given, not estimated."""
 
     def draw_samples(self, num_samples: int) -> np.ndarray:
@@ -57,7 +57,7 @@ class Modules(InvertibleFunctionalCausalModel):
     def __init__(self, compute: Callable[[int, Sequence[Any]], Any], store: Store) -> None:
         self.compute, self.store = compute, store
 
-    def fit(self, X: np.ndarray, Y: np.ndarray) -> None:  # noqa: N803 - DoWhy's own names
+    def fit(self, X: np.ndarray, Y: np.ndarray) -> None:
         """Do nothing: the modules have their weights."""
 
     def draw_noise_samples(self, num_samples: int) -> np.ndarray:

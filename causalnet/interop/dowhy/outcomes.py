@@ -14,7 +14,13 @@ Values = Callable[[Node], torch.Tensor]
 
 
 def read(
-    trunk: Trunk, outcome: Outcome, nodes: Sequence[Node], tokens: Sequence[int], column: int, world: Values, own: Values
+    trunk: Trunk,
+    outcome: Outcome,
+    nodes: Sequence[Node],
+    tokens: Sequence[int],
+    column: int,
+    world: Values,
+    own: Values,
 ) -> float:
     """Return an outcome at one position of one prompt.
 

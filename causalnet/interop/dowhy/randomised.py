@@ -106,6 +106,22 @@ class RandomisedAblation:
             For no passes, a share outside (0, 1), or a value that is not hard.
         UnknownNodeError
             If the graph has no such node.
+
+        Examples
+        --------
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> import causalnet as cn
+        >>> config = LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+        ...                      num_attention_heads=2, num_key_value_heads=2)
+        >>> def tokenizer(text):
+        ...     return {"input_ids": [len(word) for word in text.split()]}
+        >>> model = cn.compile(LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
+        >>> made = RandomisedAblation.run(model, ["a bc def", "abcd ab"], passes=40)
+        >>> list(made.data)
+        ['attn.00', 'mlp.00', 'attn.01', 'mlp.01', 'natural', 'length', 'outcome', 'prompt']
+        >>> estimate = made.estimate("mlp[1]")
+        >>> bool(estimate.low < estimate.value < estimate.high)
+        True
         """
         from causalnet.effects.asking import on_prompts
         from causalnet.effects.options import Options
@@ -148,11 +164,13 @@ class RandomisedAblation:
         if name not in self.nodes:
             legal = [str(one) for one in self.nodes.values()]
             raise InputError(explain(f"{node} was not ablated in these passes", legal=legal, got=str(node)))
-        if self.data[name].nunique() < 2:
+        varied = {str(column) for column, count in self.data.nunique().items() if count > 1}
+        if name not in varied:
             raise InputError(explain(f"every pass treats {node} alike", mend="run more passes"))
-        # A column that never varies says nothing, and its standard deviation is no unit to match by.
-        common = [one for one in (*self.nodes, *self.features) if one != name and self.data[one].nunique() > 1]
-        return Design(self.data[[name, "outcome", *common]], name, "outcome", tuple(common), self.seed)
+        others = [one for one in (*self.nodes, *self.features) if one != name and one in varied]
+        common = _independent(self.data, name, others)
+        kept: Any = self.data[[name, "outcome", *common]]
+        return Design(kept, name, "outcome", tuple(common), self.seed)
 
     def estimate(self, node: Node | str, method: str = "regression") -> Estimate:
         """Let DoWhy estimate the mean effect of ablating a node, in the outcome's units.
@@ -201,7 +219,10 @@ class RandomisedAblation:
         found = {}
         for name, node in self.nodes.items():
             design = self.design(node)
-            row: dict[str, float] = {"exact": self.exact[name].mean(), "alone": self.alone[name].mean()}
+            row: dict[str, float] = {
+                "exact": float(self.exact[name].to_numpy().mean()),
+                "alone": float(self.alone[name].to_numpy().mean()),
+            }
             for method in methods:
                 one = design.estimate(method)
                 row[method] = one.value
@@ -212,6 +233,22 @@ class RandomisedAblation:
                 row[refuter], row[f"{refuter}_p"] = refutation.new_effect, refutation.p_value
             found[str(node)] = row
         return pd.DataFrame.from_dict(found, orient="index")
+
+
+def _independent(data: "pd.DataFrame", treatment: str, columns: Sequence[str]) -> list[str]:
+    """Leave out what follows from the columns before it, as features do where there are few prompts."""
+
+    def column(name: str) -> np.ndarray:
+        values = data[name].to_numpy(dtype=np.float64)
+        return (values - values.mean()) / values.std()
+
+    kept, basis = [], [column(treatment)]
+    for name in columns:
+        wider = np.stack([*basis, column(name)])
+        if np.linalg.matrix_rank(wider, tol=1e-6 * len(data) ** 0.5) == len(wider):
+            kept.append(name)
+            basis.append(wider[-1])
+    return kept
 
 
 def _check(nodes: Sequence[Node], value: Any, passes: int, share: float) -> None:

@@ -65,9 +65,7 @@ def shapley(
     found = load("dowhy.gcm.shapley")
 
     def solve(value: Callable[[np.ndarray], Any], players: int) -> np.ndarray:
-        chosen = found.ShapleyConfig(
-            found.ShapleyApproximationMethods[name], num_permutations=permutations, n_jobs=1
-        )
+        chosen = found.ShapleyConfig(found.ShapleyApproximationMethods[name], num_permutations=permutations, n_jobs=1)
         with settled(seed):
             return np.asarray(found.estimate_shapley_values(value, players, chosen))
 

@@ -11,7 +11,7 @@ NO_NOISE = 0
 
 
 class Store:
-    """Tensors, each with the number of the prompt that it belongs to, by handles 1, 2, …
+    """Tensors, each with the number of the prompt that it belongs to, by handles counted from 1.
 
     Handles stay exact in the float64 columns of a data frame.
     """

@@ -48,6 +48,10 @@ class Trunk:
         self.calls.append(found)
         return len(self.ids) - 1
 
+    def release(self, length: int) -> None:
+        """Forget every prompt after the first ``length``."""
+        del self.ids[length:], self.embeds[length:], self.calls[length:]
+
     def value(self, node: Node, prompt: int, parents: Mapping[Node, torch.Tensor]) -> torch.Tensor:
         """Compute a node's value from those of its parents, and from nothing else."""
         with torch.no_grad():
@@ -87,7 +91,7 @@ class Trunk:
         total: Any = None
         for node in sorted(parts, key=lambda one: one.sort_key):
             value = self.contribution(node, parts[node])
-            total = value if total is None else total + value
+            total = value if total is None else total + value.to(total.device)
         return total
 
     def _bias(self, node: Node, prompt: int) -> torch.Tensor:
@@ -129,7 +133,7 @@ def _run(
     args, kwargs = calls[layer.index]
     if stream is not None:
         old = hidden_of(args, kwargs)
-        args, kwargs = with_hidden(args, kwargs, stream.to(old.dtype).view(old.shape))
+        args, kwargs = with_hidden(args, kwargs, stream.to(old).view(old.shape))
     with hooked() as hooks:
         for part in layer:
             if part.node.kind == "attn" and part.out is not None:

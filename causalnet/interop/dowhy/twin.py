@@ -188,6 +188,7 @@ class Twin:
             return Asked(twin, ready, way).table()
         finally:
             twin.store.release(before)
+            twin.trunk.release(len(self.prompts))
 
 
 def to_gcm(

@@ -31,12 +31,15 @@ class Finding:
         Where it is off most.
     words
         What is wrong, where that is not the difference between two values.
+    expression
+        The do-expression that goes wrong, where it is another than the case's own.
     """
 
     residual: float
     node: Node | None = None
     position: int | None = None
     words: str = ""
+    expression: str = ""
 
     def __str__(self) -> str:
         if self.words:
@@ -75,13 +78,15 @@ class Case:
 
     def expression(self, finding: Finding | None = None) -> str:
         """Return the do-expression that shows the case: a difference that the law says is 0, or the case's query."""
+        if finding is not None and finding.expression:
+            return finding.expression
         if self.queries:
             return self.queries[0]
         if not self.worlds and self.options:
             return ", ".join(f"{name} {value}" for name, value in self.options)
         outcome = Outcome("logit", (TARGET,)) if finding is None else _outcome(finding)
         first = self.worlds[-1] if self.worlds else NATURAL_WORLD
-        second = self.worlds[0] if len(self.worlds) > 1 else NATURAL_WORLD
+        second = self.worlds[0] if len(self.worlds) == 2 else NATURAL_WORLD
         if first == second:
             return _mean(outcome, first)
         return f"{_mean(outcome, first)} - {_mean(outcome, second)}"
@@ -190,8 +195,29 @@ class Law:
             tokens = "" if lab is None else f"\n  tokens {list(lab.tokens(case.unit))}"
             raise AssertionError(
                 f"{self.name} fails{where}: {found} (tolerance {bound:.0e})\n  {self.statement}\n"
-                f"  {case.expression(found)}{tokens}"
+                f"  {self.shown(lab, case, found)}{tokens}"
             )
+
+    def shown(self, model: Any, case: Case, found: Finding) -> str:
+        """Return the do-expression that shows a finding: one that the language accepts on the model's graph.
+
+        What moved and should not is often nothing that the language lets one read: it knows that it cannot move.  Then
+        the expression reads the logits in the same worlds.
+        """
+        from causalnet.errors import CausalnetError
+        from causalnet.expr.compiled import compile_query
+        from causalnet.expr.parser import parse
+
+        if self.needs == "nothing":
+            return case.expression(found)
+        graph = lab_of(model).graph
+        for text in (case.expression(found), case.expression()):
+            try:
+                compile_query(parse(text), graph)
+            except CausalnetError:
+                continue
+            return text
+        return case.expression()
 
 
 @st.composite

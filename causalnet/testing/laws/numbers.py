@@ -46,7 +46,7 @@ def _apart(lab: Lab, found: Mapping[Reading, np.ndarray], expected: Mapping[Read
         holes = np.isnan(found[reading]) != np.isnan(table)
         residual = float("inf") if holes.any() else float(np.nanmax(gap, initial=0.0))
         if residual > worst.residual:
-            worst = Finding(residual, words=f"{reading} is off")
+            worst = Finding(residual, words=f"{reading.outcome} is off", expression=str(reading))
     return worst
 
 
@@ -94,7 +94,7 @@ def _mediated(draw: st.DrawFn, lab: Lab) -> Case:
     tokens = {"logit_diff": (0, TARGET), "kl": (), "entropy": ()}
     name = draw(st.sampled_from(names))
     outcome = Outcome(name, tokens.get(name, (TARGET,)))
-    text = f"TE({', '.join(map(str, s))}; {outcome})"
+    text = str(parse(f"TE({', '.join(map(str, s))}; {outcome})"))
     unit = steady(lab, s, draw(units(lab, mixed=True)))
     return Case(unit, queries=(text,), options=(("s", s), ("outcome", outcome)))
 

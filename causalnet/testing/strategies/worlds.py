@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from causalnet.engine.plan import Reading
 from causalnet.expr.outcomes import OUTCOMES, TARGET, Outcome
 from causalnet.expr.positions import LAST, At, Position, Range, Span
-from causalnet.expr.refs import Component
+from causalnet.expr.refs import Component, union
 from causalnet.expr.values import (
     MEAN,
     NATURAL,
@@ -211,7 +211,7 @@ def outcomes(draw: st.DrawFn, graph: CausalGraph, offer: Offer = OFFER) -> tuple
     if name != "direct":
         return Outcome(name, tokens, None, position), ()
     nodes = tuple(draw(st.lists(st.sampled_from(graph.contributors), min_size=1, max_size=3, unique=True)))
-    return Outcome(name, tokens, Component.of(nodes[0]), position), nodes
+    return Outcome(name, tokens, union([Component.of(node) for node in nodes]), position), nodes
 
 
 @st.composite

@@ -28,6 +28,9 @@ function onPick(id, pick) {
   });
 }
 
+// The heads of a layer stand beside each other, within half a layer.
+const heads = (nodes) => 1 + (lib.max(nodes, (node) => node.head || 0) || 0);
+const aside = (node, most) => (node.head === null ? 0 : ((node.head + 0.5) / most - 0.5) * 0.5);
 const minus = (tick) => String(tick).replace("-", "−");
 
 const layerTicks = (layers, width) => {
@@ -62,8 +65,9 @@ function drawSum(set, state) {
 function drawResponders(set, state) {
   const seen = view(set, state.node, state.prompt);
   const own = set.nodes[state.node];
+  const most = heads(seen.rows);
   const rows = seen.rows.filter((row) => row.delta !== null).map((row) => ({
-    ...row, x: row.layer + (row.kind === "mlp" ? 0.14 : -0.14) + (row.head === null ? 0 : (row.head % 8) * 0.02), low: row.delta - row.half, high: row.delta + row.half }));
+    ...row, x: row.layer + (row.kind === "mlp" ? 0.14 : row.head === null ? -0.14 : aside(row, most)), low: row.delta - row.half, high: row.delta + row.half }));
   const hint = (row) => `${row.name}\nΔDE ${signed(row.delta, 3)} logits${row.half ? ` ± ${row.half.toFixed(3)}` : ""}\n${signed(row.before, 3)} before, ${signed(row.before + row.delta, 3)} after`;
   chart("responders", `Change of every responder's direct effect when ${own.name} is ablated`, (width) => ({
     height: 250, marginTop: 26,
@@ -103,9 +107,10 @@ const QUANTITIES = { slope: "slope of CE on the direct effect", r2: "R² of that
   norm: "NORM (logits)", self_repair: "CE + NORM (logits)", clean_direct: "direct effect, nothing ablated (logits)" };
 
 function layerRows(named, key) {
+  const most = heads(named.flatMap(({ rows }) => [...rows].map((row) => parsed(row.name))));
   return named.flatMap(({ label, rows }, at) => [...rows].map((row) => ({ row, node: parsed(row.name) }))
     .filter(({ row, node }) => node.layer >= 0 && Number.isFinite(row[key]))
-    .map(({ row, node }) => ({ label, name: row.name, kind: node.kind === "mlp" ? "MLP" : "attention", x: node.layer + (at - (named.length - 1) / 2) * Math.min(0.14, 0.7 / named.length) + (node.head || 0) * 0.02,
+    .map(({ row, node }) => ({ label, name: row.name, kind: node.kind === "mlp" ? "MLP" : "attention", x: node.layer + (at - (named.length - 1) / 2) * Math.min(0.14, 0.7 / named.length) + aside(node, most),
       head: node.head, y: row[key], low: (row[`${key}_ci`] || [])[0], high: (row[`${key}_ci`] || [])[1], colour: LINES[at % LINES.length] })));
 }
 
@@ -147,9 +152,10 @@ function symlog(rows) {
 
 function drawImpact(set) {
   const rows = [...set.rows.values()].map((row) => ({ ...row, ...parsed(row.name) })).filter((row) => row.layer >= 0);
+  const most = heads(rows);
   const found = rows.flatMap((row) => [
-    { ...row, what: "direct effect", x: row.layer - 0.13, y: row.clean_direct, colour: kindColour(row.kind), fill: kindColour(row.kind) },
-    { ...row, what: "drop when ablated (−TE)", x: row.layer + 0.13, y: -row.te, low: row.te_ci && -row.te_ci[1], high: row.te_ci && -row.te_ci[0], colour: "var(--ink)", fill: "var(--paper)" }])
+    { ...row, what: "direct effect", x: row.head === null ? row.layer - 0.13 : row.layer + aside(row, most) - 0.01, y: row.clean_direct, colour: kindColour(row.kind), fill: kindColour(row.kind) },
+    { ...row, what: "drop when ablated (−TE)", x: row.head === null ? row.layer + 0.13 : row.layer + aside(row, most) + 0.01, y: -row.te, low: row.te_ci && -row.te_ci[1], high: row.te_ci && -row.te_ci[0], colour: "var(--ink)", fill: "var(--paper)" }])
     .map((row) => ({ ...row, side: row.kind === "mlp" ? "MLP" : "attention" }));
   chart("impact", `Direct effect and drop of every layer of ${set.name}`, (width) => {
     const wide = width > 640;
