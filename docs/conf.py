@@ -27,7 +27,7 @@ extensions = [
     "rooms",
 ]
 exclude_patterns = ["_build", "_ext", "_generated/*.md", "images", "conf.py", "README.md"]
-suppress_warnings = ["config.cache", "toc.empty_glob"]
+suppress_warnings = ["config.cache"]
 nitpicky = True
 # Names of other packages are not looked up: their inventories are on the network.
 nitpick_ignore_regex = [("py:.*", r"(?!causalnet\.).*")]

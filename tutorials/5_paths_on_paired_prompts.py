@@ -22,7 +22,6 @@ import causalnet as cn
 from causalnet import NDE, NIE, TE, TIE, E, attn, do, embed, last, logit_diff, logits, mlp, patch, span
 from causalnet.demo import model_path
 from causalnet.demo.facts import build_world
-from causalnet.effects.estimands import path_specific
 
 HERE, THERE = "Flasumar", "Flemavia"
 people: dict[str, list[str]] = {HERE: [], THERE: []}
@@ -117,7 +116,10 @@ direct = ["attn[4] -> logits"]
 with_last = [*direct, "attn[4] -> mlp[7]", "mlp[7] -> logits"]
 with_norm = [*with_last, "attn[4] -> norm", "mlp[7] -> norm", "norm -> logits"]
 sets = {"straight": direct, "and by mlp[7]": with_last, "and by the norm": with_norm, "all edges": model.graph.edges()}
-show({name: path_specific(s, edges=edges, graph=model.graph, outcome=gap) for name, edges in sets.items()})
+on = model.on(prompts)
+for name, edges in sets.items():
+    result = on.path_specific(s, edges=edges, outcome=gap)
+    print(f"{name:<30}{result.value:+8.2f}  [{result.ci[0]:+.2f}, {result.ci[1]:+.2f}]")
 
 # %% [markdown]
 # ## On indirect-object prompts

@@ -85,18 +85,11 @@ print(table.round(3).to_string())
 # can be put in its place; the values of coalitions still come from the engine.
 
 # %%
-from causalnet import logit, target
-from causalnet.effects.asking import on_prompts
-from causalnet.effects.options import Options
-from causalnet.effects.shapley import compensation_shapley
-
 s = attn[5] @ last << resample
-asked = on_prompts(model.mechanisms, model.tokenizer, prompts, [s], outcome=logit(target), options=Options(donors=2))
-ours = compensation_shapley(asked, s)
-theirs = compensation_shapley(asked, s, solver=shapley("EXACT"))
-for name, share in ours.mean().items():
-    print(f"{name:<8} {share:+.4f} {theirs.mean()[name]:+.4f}")
-print(f"TE - NDE {(ours.total - ours.direct).mean():+.4f}, sum of shares {ours.values.sum(-1).mean():+.4f}")
+on = model.on(prompts, donors=2)
+ours, theirs = on.shapley(s), on.shapley(s, solver=shapley("EXACT"))
+print(ours)
+print("largest difference to DoWhy's shares:", f"{abs(ours.units.values - theirs.units.values).max():.0e}")
 
 # %% [markdown]
 # ## What not to ask

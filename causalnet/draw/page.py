@@ -20,12 +20,15 @@ from causalnet.draw.sweep import Sweep, as_sweep
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from causalnet.draw.report import Arm, Run, Variant
+    from causalnet.draw.report import Arm, Run
 
 __all__ = ["render"]
 
 _SCRIPTS = ("data", "theme", "graph", "charts", "tables", "main")
 _ROWS_SHOWN = 1000
+_MAIN = "main run"
+# Room for the means of variants that can be explored; those beyond it stand in charts and tables.
+_VARIANT_BYTES = 1_500_000
 _COLUMNS = {
     "clean_direct": "direct", "te": "TE", "de": "DE", "ce": "CE", "ce_attn": "CE attention", "ce_mlp": "CE MLP",
     "norm": "NORM", "slope": "slope", "slope_ci": "95 % interval", "r2": "R²", "p_null": "p (null)",
@@ -86,6 +89,10 @@ def render(
     budget = prompt_budget(sweeps)
     library, script = _script()
     data, families = _data(run, sweeps, budget)
+    held = _held(run.arms, sweeps, budget)
+    explored, every = len(data["sets"]) - len(sweeps), sum(len(one) for one in run.variants.values())
+    if explored < every:
+        held.append(f"Of {every} variants {explored} can be chosen; the others stand in charts and tables.")
     return environment.get_template("report.html").render(
         title=title or f"Compensation in {' and '.join(arm.name for arm in run.arms)}",
         subtitle=_subtitle(sweeps),
@@ -93,7 +100,7 @@ def render(
         expression=str(sweeps[0].data.attrs.get("expression", "")),
         findings=list(findings),
         arms=[_section(arm, sweep) for arm, sweep in zip(run.arms, sweeps, strict=True)],
-        held=_held(run.arms, sweeps, budget),
+        held=held,
         comparison=_comparison(comparison) if len(run.arms) > 1 else None,
         families=families,
         quantities=_QUANTITIES,
@@ -142,19 +149,30 @@ def _data(
         sweep_payload(arm.name, sweep, arm.summary, arm.graph, group="models", each=each)
         for arm, sweep, each in zip(run.arms, sweeps, budget, strict=True)
     ]
-    families = []
+    families, room = [], _VARIANT_BYTES
     for family, variants in run.variants.items():
-        members = []
+        base = _base(run, family)
+        members = [] if base is None else [{"label": _MAIN, "rows": node_rows(sweeps[base], run.arms[base].summary)}]
         for variant in variants:
             rows = _kept(variant.summary)
             if variant.data is not None:
+                room -= 9 * variant.data.sizes["node"] * variant.data.sizes["responder"]
+            if variant.data is not None and room >= 0:
                 sweep = as_sweep(variant.data)
                 sets.append(sweep_payload(f"{family}: {variant.label}", sweep, variant.summary, None, group=family))
                 rows = node_rows(sweep, variant.summary)
             members.append({"label": variant.label, "rows": rows})
-        families.append({"name": family, "members": members, "table": _family_table(family, variants)})
+        main = [] if base is None else [(_MAIN, run.arms[base].summary)]
+        table = _family_table(family, [*main, *((one.label, one.summary) for one in variants)])
+        families.append({"name": family, "members": members, "table": table})
     shown = [{"name": one["name"], "members": one["members"]} for one in families]
     return {"sets": sets, "families": shown}, families
+
+
+def _base(run: "Run", family: str) -> int | None:
+    """Return which model a family varies: the one that it names, or the only one."""
+    named = [place for place, arm in enumerate(run.arms) if family.endswith(f" ({arm.name})")]
+    return named[0] if named else 0 if len(run.arms) == 1 else None
 
 
 def _kept(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -294,17 +312,17 @@ def _differences(rows: Sequence[Mapping[str, Any]], what: str) -> Rows:
     return Rows(f"{what}, node by node", ["node", *names], body)
 
 
-def _family_table(family: str, variants: "Sequence[Variant]") -> Rows:
+def _family_table(family: str, variants: Sequence[tuple[str, Mapping[str, Any]]]) -> Rows:
     """Return the pooled shares and the steepest node of each variant."""
     head = [family, "nodes", "prompts", "largest slope", "at", "its 95 % interval", "R²", "returned", "its interval"]
     body = []
-    for variant in variants:
-        nodes = [row for row in variant.summary.get("nodes", ()) if "slope" in row]
+    for label, summary in variants:
+        nodes = [row for row in summary.get("nodes", ()) if "slope" in row]
         best = max(nodes, key=lambda row: row["slope"]) if nodes else {}
-        pooled = variant.summary.get("pooled", {}).get("all", {})
+        pooled = summary.get("pooled", {}).get("all", {})
         stable = bool(pooled.get("stable"))
         body.append([
-            Cell(variant.label), Cell(str(len(nodes))), Cell(str(variant.summary.get("prompts", ""))),
+            Cell(label), Cell(str(len(nodes))), Cell(str(summary.get("prompts", ""))),
             _cell("slope", best.get("slope")), Cell(str(best.get("name", ""))),
             _cell("slope_ci", best.get("slope_ci")), _cell("r2", best.get("r2")),
             _cell("self_repair", pooled.get("self_repair") if stable else None),

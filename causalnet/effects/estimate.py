@@ -1,5 +1,6 @@
 """From do-expressions to results: run what was prepared, add up unit by unit, average over prompts."""
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +96,11 @@ def warn_of_few(prompts: int) -> None:
     """Warn once where there are too few prompts for the intervals to be relied on."""
     if prompts < FEW:
         words = f"{prompts} prompt{'s' * (prompts != 1)}: with fewer than {FEW} the intervals may not cover"
-        warnings.warn(words, FewPromptsWarning, stacklevel=5)
+        # The warning points at the line that asked, however many rooms lie between.
+        level, frame = 1, inspect.currentframe()
+        while frame is not None and str(frame.f_globals.get("__name__")).startswith("causalnet."):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(words, FewPromptsWarning, stacklevel=level)
 
 
 def unit_tables(question: Question, values: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:

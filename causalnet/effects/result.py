@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,8 +207,9 @@ class Result:
         return donor_convergence(self.units_table)
 
     def _repr_html_(self) -> str:
-        # Displays live above this room; they are found when a notebook asks.
-        return import_module("causalnet.draw.display").result_html(self)
+        from causalnet.draw.display import result_html
+
+        return result_html(self)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per unit.

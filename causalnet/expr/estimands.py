@@ -206,7 +206,7 @@ def _elsewhere(do: Do) -> list[Ref]:
     if _is_one_node(do):
         return []
     parts = [(part, _apart(one)) for one in do.assignments for part in _flat(_sender(one))]
-    before = [part for part, apart in parts if not apart and not isinstance(part, Located)]
+    before: list[Ref] = [part for part, apart in parts if not apart and not isinstance(part, Located)]
     last = all(isinstance(part, Located) and part.position == LAST for part, _ in parts)
     somewhere = [without_position(part) for part, apart in parts if apart or (isinstance(part, Located) and not last)]
     found: list[Ref] = []

@@ -175,7 +175,11 @@ def precap_logit(token: Token) -> Outcome:
 
 
 def direct(of: Ref, token: Token = TARGET) -> Outcome:
-    """Return the contribution of these nodes to the token's logit, at the natural world's norm."""
+    """Return the contribution of these nodes to the token's logit, at the natural world's norm.
+
+    These nodes are the outcome, so ``desc``, ``anc`` and ``between`` in the same expectation leave them out; see
+    :func:`causalnet.expr.desc`.
+    """
     if isinstance(of, Family):
         of._refuse()
     if not isinstance(of, REFS):

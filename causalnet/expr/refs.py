@@ -296,7 +296,23 @@ resid = Family("resid")
 
 
 def desc(of: Ref) -> Descendants:
-    """Return the set of nodes downstream of ``of`` (the outcome and ``of`` itself excluded)."""
+    """Return the set of nodes downstream of ``of`` (the outcome and ``of`` itself excluded).
+
+    What an outcome reads belongs to the outcome: with ``direct(B)`` the node B is left out, so that
+    ``E[direct(B) | do(s, desc(X) = natural)]`` holds every other node and lets B respond, and with ``sigma`` the norm
+    is.  To hold B as well, name it: ``do(s, desc(X) = natural, B = natural)``.
+
+    Examples
+    --------
+    >>> from causalnet.expr import parse
+    >>> from causalnet.graph import Block, CausalGraph
+    >>> graph = CausalGraph.from_blocks([Block(0), Block(1)])
+    >>> held = "do(attn[1] = zero, desc(attn[1]) = natural)"
+    >>> print(parse(f"E[logit(target) | {held}]").worlds(graph)[1])
+    do(attn[1] = zero, mlp[1] = natural, norm = natural)
+    >>> print(parse(f"E[direct(mlp[1]) | {held}]").worlds(graph)[1])
+    do(attn[1] = zero, norm = natural)
+    """
     return Descendants(of)
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from causalnet.testing.report import LawReport
 
 __all__ = [
+    "assert_laws",
     "check_decomposition",
-    "check_laws",
     "law",
     "load_profile",
     "pytest_addoption",
@@ -105,12 +105,12 @@ def law() -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def check_laws() -> "Callable[..., LawReport]":
-    """Give a check that raises AssertionError, with the report, where a law fails on a model."""
-    from causalnet.testing.report import check_laws as check
+def assert_laws() -> "Callable[..., LawReport]":
+    """Give :func:`causalnet.testing.check_laws` as an assertion: where a law fails it raises, with the report."""
+    from causalnet.testing.report import check_laws
 
     def checked(model: Any = None, **options: Any) -> "LawReport":
-        report = check(model, **options)
+        report = check_laws(model, **options)
         if not report.holds:
             raise AssertionError(str(report))
         return report

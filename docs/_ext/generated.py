@@ -31,6 +31,9 @@ def write_all() -> None:
             copy.unlink()
     results = ROOT / "benchmarks" / "RESULTS.md"
     _put(MADE / "measured.md", _measured(results.read_text(encoding="utf-8") if results.exists() else ""))
+    studies = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / "results").rglob("*.md"))
+    tree = "\n".join(["```{toctree}", ":caption: Results of larger runs", "", *studies, "```", ""])
+    _put(MADE / "results.md", tree if studies else "")
     pictures.draw_all(MADE, stamp=_state())
 
 

@@ -230,3 +230,10 @@ def test_what_cannot_be_asked(small, prompts, on):
     with pytest.raises(InputError, match="draw differently"):
         two.approximate([attn[1] << resample, S])
     assert repr(on) == "Prompted(llama: 5 prompts, target argmax)"
+
+
+def test_few_prompts_are_warned_of_at_the_line_that_asks(on):
+    for ask in (lambda: on.evaluate(TE(S)), lambda: on.natural_effects(S), lambda: on.split(S)):
+        with pytest.warns(cn.FewPromptsWarning) as told:
+            ask()
+        assert [one.filename for one in told] == [__file__]

@@ -11,7 +11,10 @@ from causalnet.demo import model_path, prompts_path
 HERE = Path(__file__).parent
 EXT = HERE.parents[1] / "docs" / "_ext"
 
-FILES = {"docs_reading": HERE / "reading.py"} | {name: EXT / f"{name}.py" for name in ("rooms", "pictures", "generated")}
+FILES = {"docs_reading": HERE / "reading.py"}
+FILES |= {name: EXT / f"{name}.py" for name in ("rooms", "pictures", "generated")}
+    name: EXT / f"{name}.py" for name in ("rooms", "pictures", "generated")
+}
 for name, path in FILES.items():
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -56,9 +56,27 @@ def blocks(path):
 def difference(shown, printed):
     """Return how an output differs from the one on the page, empty where it does not.
 
-    White space counts once; ``…`` stands for anything; numbers agree to 2 % or, where they are printed with few
-    digits, to two units of the last one.
+    White space counts once.  ``…`` stands for anything within its line, alone in a line for any lines.  Numbers agree
+    to 2 % or, where they are printed with few digits, to two units of the last one.
     """
+    lines = [line for line in printed.splitlines() if line.strip()]
+    skipping = False
+    for expected in filter(str.strip, shown.splitlines()):
+        if expected.strip() == "…":
+            skipping = True
+            continue
+        while skipping and lines and line_difference(expected, lines[0]):
+            lines.pop(0)
+        if not lines:
+            return f"{expected!r} is not printed"
+        if wrong := line_difference(expected, lines.pop(0)):
+            return wrong
+        skipping = False
+    return "" if skipping or not lines else f"{lines[0]!r} is printed, and not on the page"
+
+
+def line_difference(shown, printed):
+    """Return how one line differs."""
     pattern, numbers = "", []
     for piece in re.findall(rf"{_NUMBER}|…|\s+|[^\s…]", shown.strip()):
         if piece == "…":
@@ -70,12 +88,12 @@ def difference(shown, printed):
             numbers.append(piece)
         else:
             pattern += re.escape(piece)
-    found = re.fullmatch(pattern, printed.strip(), re.DOTALL)
+    found = re.fullmatch(pattern, printed.strip())
     if found is None:
-        return f"the page shows\n{shown}\nbut what is printed is\n{printed}"
+        return f"the page shows {shown!r}, but what is printed is {printed!r}"
     pairs = zip(numbers, found.groups(), strict=True)
     wrong = [f"{one} on the page, {other} printed" for one, other in pairs if not near(one, other)]
-    return "; ".join(wrong)
+    return f"{printed.strip()}: {'; '.join(wrong)}" if wrong else ""
 
 
 def near(one, other):

@@ -13,23 +13,31 @@ BUILT = ROOT / "build" / "docs"
 
 
 @pytest.fixture(scope="module")
-def built():
+def build():
     """Build into the place of ``make docs``, which then finds the tutorials' outputs."""
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(BUILT)]
+    cache = tutorial_cache()
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert found.returncode == 0, found.stderr[-4000:]
-    return BUILT
+    return BUILT, cache
 
 
 def test_there_are_seven_tutorials():
     assert [name[0] for name in TUTORIALS] == list("1234567")
 
 
+@pytest.fixture
+def built(build):
+    """Where the pages are."""
+    return build[0]
+
+
 @pytest.mark.timeout(1200)
-def test_every_tutorial_is_run_in_time(built):
+def test_every_tutorial_is_run_in_time(built, build):
     from jupyter_cache import get_cache
 
-    seconds = {record.uri: record.data["execution_seconds"] for record in get_cache(tutorial_cache()).list_cache_records()}
+    records = get_cache(build[1]).list_cache_records()
+    seconds = {record.uri: record.data["execution_seconds"] for record in records}
     for name in TUTORIALS:
         (took,) = (value for uri, value in seconds.items() if name in uri)
         # A minute on two idle cores; other tests share them here.

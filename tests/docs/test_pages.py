@@ -119,7 +119,10 @@ def test_links_lead_somewhere(name):
 
 
 def test_a_wrong_output_would_be_seen():
-    assert not difference("value 1.23 of 60\n…done", "value  1.24 of 60\nanything done\n")
+    assert not difference("value 1.23 of 60\n… done", "value  1.24 of 60\nanything done\n")
+    assert not difference("a\n…\nb 2", "a\nx\ny\nb 2\n")
+    assert difference("a\n…\nb 2", "a\nx\ny\n")
+    assert difference("a", "a\nb")
     assert difference("value 1.23", "value 1.33")
     assert difference("60 prompts", "61 prompts")
     assert difference("a b", "a c")

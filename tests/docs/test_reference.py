@@ -70,7 +70,9 @@ def test_the_commands_page_has_every_command_and_option():
         command = typer.main.get_command(app)
         for word in name.split():
             command = command.commands[word]
-        (part,) = re.findall(rf"^## causalnet{' ' * bool(name)}{name}\n\n```text\n(.*?)```", text, re.MULTILINE | re.DOTALL)
+        (part,) = re.findall(
+            rf"^## causalnet{' ' * bool(name)}{name}\n\n```text\n(.*?)```", text, re.MULTILINE | re.DOTALL
+        )
         for option in command.params:
             shown = [flag for flag in option.opts if flag.startswith("--")]
             assert all(flag in part for flag in shown), f"causalnet {name}: {shown}"

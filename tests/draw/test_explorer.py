@@ -52,7 +52,7 @@ def arms(make_sweep, make_summary, nasty):
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, arms, make_sweep, make_summary, nasty):
     zero = make_sweep(prompts=30, donors=1, seed=3)
-    variants = {"ablation": [Variant("zero", make_summary(zero), zero), Variant("mean", make_summary(zero))]}
+    variants = {"ablation (dropped)": [Variant("zero", make_summary(zero), zero), Variant("mean", make_summary(zero))]}
     run = Run(
         tuple(arms), {"findings": ["They differ."]}, variants, {"long": [["node", nasty], ["attn[0]", "0.12345"]]}
     )
@@ -167,15 +167,32 @@ def test_a_prompt_and_a_model_are_chosen(opened, arms):
     assert "not downstream" in page.get_attribute('.box[data-node="mlp[3]"]', "aria-label")
 
 
-def test_a_variant_is_chosen_and_has_no_prompts(opened, make_sweep):
+def test_a_variant_is_chosen_and_has_no_prompts(opened, arms, make_sweep):
     page = opened()
-    page.select_option("#set", label="ablation: zero")
+    page.select_option("#set", label="ablation (dropped): zero")
     page.click('.box[data-node="attn[2]"]')
     assert_shown(page, make_sweep(prompts=30, donors=1, seed=3), "attn[2]")
     assert page.is_disabled("#prompt")
     assert page.is_hidden("#scatter")
-    assert page.locator("#family-legend-0 li").all_inner_texts() == ["zero", "mean"]
+    assert page.locator("#family-legend-0 li").all_inner_texts() == ["main run", "zero", "mean"]
+    head, zero = (page.locator("#variants tbody tr").nth(at).inner_text().split("\t") for at in (0, 1))
+    best = max(arms[1].summary["nodes"], key=lambda row: row["slope"])
+    assert [one.strip() for one in head[:5]] == ["main run", "12", "30", written(best["slope"], 3), best["name"]]
+    assert zero[0].strip() == "zero"
     assert "0.1235" in page.locator("#numbers details .table").first.text_content()
+
+
+def test_many_variants_have_one_colour_and_few_are_explored(opened, tmp_path, monkeypatch, arms, make_sweep):
+    from causalnet.draw import page as module
+
+    monkeypatch.setattr(module, "_VARIANT_BYTES", 9 * 12 * 12 * 2)
+    data = make_sweep(prompts=30, donors=1, seed=3)
+    many = {"strata": [Variant(f"relation={one}", arms[0].summary, data) for one in range(12)]}
+    page = opened(file=report(Run((arms[0],), None, many), tmp_path / "report.html"))
+    assert page.locator("#family-legend-0 li").all_inner_texts() == ["13 variants: the pointer names each"]
+    assert page.locator("#set option").count() == 3
+    assert "Of 12 variants 2 can be chosen; the others" in page.inner_text("#explore")
+    assert page.locator("#variants tbody tr").count() == 13
 
 
 def test_prompts_are_listed_sorted_and_chosen_from_the_list(opened, arms):
@@ -301,4 +318,4 @@ def test_the_numbers_are_valid_json(path):
     text = path.read_text(encoding="utf-8")
     start = text.index('id="numbers-data">') + len('id="numbers-data">')
     data = json.loads(text[start : text.index("</script>", start)])
-    assert [one["name"] for one in data["sets"]] == ["plain", "dropped", "ablation: zero"]
+    assert [one["name"] for one in data["sets"]] == ["plain", "dropped", "ablation (dropped): zero"]

@@ -25,7 +25,7 @@ from causalnet.graph import CausalGraph, Node
 from causalnet.testing import LAWS, check_laws
 from causalnet.testing.strategies import tiny_model
 
-SEED, CASES = 11, 24
+SEED, CASES, FEW = 11, 24, 6
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,11 @@ def beside_the_stream():
         seen[:] = [out]
         return out
 
-    with hooked(first.attn, keep), hooked(second.mlp, lambda _, out: out + 0.1 * seen[0]):
+    def leak(_, out):
+        # A planned run gives the later layer fewer positions than the earlier one.
+        return out + 0.1 * seen[0] if seen and seen[0].shape == out.shape else out
+
+    with hooked(first.attn, keep), hooked(second.mlp, leak):
         yield model
 
 
@@ -384,15 +388,19 @@ def able(law: str, model: Any) -> bool:
     return model is not None or LAWS[law].needs == "nothing"
 
 
-def table(cases: int = CASES, laws: Sequence[str] = tuple(LAWS)) -> str:
-    """Try laws on every fault and return the table in Markdown."""
+def table(cases: int = CASES, few: int = FEW, laws: Sequence[str] = tuple(LAWS)) -> str:
+    """Try laws on every fault and return the table in Markdown.
+
+    Where a law need not catch a fault few cases are tried, so that an empty cell says little.
+    """
     lines = ["| fault | " + " | ".join(f"`{name}`" for name in laws) + " |", "|---" * (len(laws) + 1) + "|"]
     for one in FAULTS:
         cells = []
         for law in laws:
             with one.plant() as model:
                 possible = able(law, model)
-            cells.append("fails" if possible and not one.fails(law, cases).holds else "")
+            count = cases if law in one.caught_by else few
+            cells.append("fails" if possible and not one.fails(law, count).holds else "")
         lines.append(f"| {one.words} | " + " | ".join(cells) + " |")
         print(one.words, file=sys.stderr, flush=True)
     return "\n".join(lines) + "\n"

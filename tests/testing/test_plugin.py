@@ -17,10 +17,10 @@ FIXTURES = """
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-def test_fixtures(strategies, law, check_laws, check_decomposition, tiny_model):
+def test_fixtures(strategies, law, assert_laws, check_decomposition, tiny_model):
     network = strategies.field_networks()
     assert law("null").number == 1
-    assert check_laws(tiny_model("gpt2"), laws=["null"], cases=2).holds
+    assert assert_laws(tiny_model("gpt2"), laws=["null"], cases=2).holds
     assert callable(check_decomposition)
 
 @given(number=st.integers())
@@ -28,13 +28,13 @@ def test_the_profile(number):
     assert settings().max_examples == 6
     assert settings().deadline is None
 
-def test_that_fails(check_laws, tiny_model):
+def test_that_fails(assert_laws, tiny_model):
     from dataclasses import replace
     from causalnet.graph import CausalGraph
 
     model = tiny_model("gpt2")
     blocks = [replace(block, parallel=True) for block in model.graph.blocks]
-    check_laws(replace(model, graph=CausalGraph.from_blocks(blocks)), laws=["positions"], cases=12)
+    assert_laws(replace(model, graph=CausalGraph.from_blocks(blocks)), laws=["positions"], cases=12)
 """
 LIGHT = """
 import sys

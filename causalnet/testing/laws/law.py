@@ -145,6 +145,9 @@ class Law:
     >>> test_composition()
     >>> check_laws(network, laws=["composition"], cases=5).holds
     True
+
+    Each call measures anew how a large model rounds; :func:`causalnet.testing.lab.lab_of` gives something that
+    remembers, and is accepted wherever a model is.
     """
 
     name: str

@@ -106,9 +106,8 @@ def values(node: Node, offer: Offer = OFFER, nested: Sequence[World] = ()) -> st
     if node.kind == "norm":
         legal = [value for value in legal if value != ZERO and not (isinstance(value, Scale) and value.factor < 0)]
     # Worlds in worlds are what goes wrong most: as likely as everything else together.
-    return st.sampled_from(legal) | st.sampled_from([InWorld(world) for world in nested]) if nested else (
-        st.sampled_from(legal)
-    )  # fmt: skip
+    plain = st.sampled_from(legal)
+    return plain | st.sampled_from([InWorld(world) for world in nested]) if nested else plain
 
 
 def arrows(graph: CausalGraph) -> list[Edge]:

@@ -106,12 +106,15 @@ function drawScatter(set, state) {
 const QUANTITIES = { slope: "slope of CE on the direct effect", r2: "R² of that fit", te: "TE (logits)", de: "DE (logits)", ce: "CE (logits)",
   norm: "NORM (logits)", self_repair: "CE + NORM (logits)", clean_direct: "direct effect, nothing ablated (logits)" };
 
+// More lines than colours are told apart by their tips alone.
+const lineColour = (at, named) => (named.length > LINES.length ? "var(--muted)" : LINES[at]);
+
 function layerRows(named, key) {
   const most = heads(named.flatMap(({ rows }) => [...rows].map((row) => parsed(row.name))));
   return named.flatMap(({ label, rows }, at) => [...rows].map((row) => ({ row, node: parsed(row.name) }))
     .filter(({ row, node }) => node.layer >= 0 && Number.isFinite(row[key]))
     .map(({ row, node }) => ({ label, name: row.name, kind: node.kind === "mlp" ? "MLP" : "attention", x: node.layer + (at - (named.length - 1) / 2) * Math.min(0.14, 0.7 / named.length) + aside(node, most),
-      head: node.head, y: row[key], low: (row[`${key}_ci`] || [])[0], high: (row[`${key}_ci`] || [])[1], colour: LINES[at % LINES.length] })));
+      head: node.head, y: row[key], low: (row[`${key}_ci`] || [])[0], high: (row[`${key}_ci`] || [])[1], colour: lineColour(at, named) })));
 }
 
 // One line per model (or variant) over the layers, attention and MLP apart.

@@ -154,13 +154,14 @@ function drawOverall() {
 }
 
 function legend(id, named) {
-  lib.select(element(id)).selectAll("li").data(named).join((enter) => {
+  const shown = named.length > LINES.length ? [{ label: `${named.length} variants: the pointer names each` }] : named;
+  lib.select(element(id)).selectAll("li").data(shown).join((enter) => {
     const one = enter.append("li");
     one.append("span").attr("class", "swatch").attr("aria-hidden", "true");
     one.append("span").attr("class", "label");
     return one;
   }).each(function fill({ label }, at) {
-    lib.select(this).select(".swatch").style("background", LINES[at % LINES.length]);
+    lib.select(this).select(".swatch").style("background", lineColour(at, named));
     lib.select(this).select(".label").text(label);
   });
 }
