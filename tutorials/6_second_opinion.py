@@ -12,8 +12,8 @@
 # # 6. A second opinion from DoWhy
 #
 # DoWhy (Sharma and Kiciman 2020; Blöbaum et al. 2024) knows nothing of transformers, which is what makes it a good
-# witness. It is asked three things here: to compute the same counterfactuals as a causal model of its own, to estimate
-# effects from a randomised experiment and try to refute them, and to share out a compensation.
+# witness. It is asked four things here: to compute the same counterfactuals as a causal model of its own, to estimate
+# effects from a randomised experiment and try to refute them, to share out a compensation, and to falsify a circuit.
 
 # %%
 import causalnet as cn
@@ -90,6 +90,26 @@ on = model.on(prompts, donors=2)
 ours, theirs = on.shapley(s), on.shapley(s, solver=shapley("EXACT"))
 print(ours)
 print("largest difference to DoWhy's shares:", f"{abs(ours.units.values - theirs.units.values).max():.0e}")
+
+# %% [markdown]
+# ## Trying to falsify a circuit
+#
+# A sparse circuit implies independences: its missing edges do nothing. Activations as they are cannot be tested for
+# them (they are functions of each other), so noise of the size of the signal is put on every node of a part of the
+# model. In the first data only the circuit's own edges are left alive: it should survive. In the second all edges of
+# the model are: now the circuit leaves out edges that carry something.
+
+# %%
+from causalnet.interop.dowhy import dithered, falsify_circuit
+
+part = ["attn[1]", "mlp[1]", "attn[3]", "mlp[3]", "attn[5]", "mlp[6]"]
+circuit = [
+    *("attn[1] -> mlp[1]", "mlp[1] -> attn[3]", "mlp[1] -> mlp[3]"),
+    *("attn[3] -> attn[5]", "mlp[3] -> mlp[6]"),
+]
+for alive in (circuit, None):
+    data = dithered(model, prompts, part, only=alive, rows=200)
+    print(str(falsify_circuit(circuit, data, test="linear")).splitlines()[0])
 
 # %% [markdown]
 # ## What not to ask

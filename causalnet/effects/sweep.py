@@ -255,7 +255,9 @@ def measure(
         total = values[Reading(cell.world, outcome)]
         te[:, index] = total - clean
         norm[:, index] = total - values[Reading(cell.frozen, outcome)]
-        de[:, index] = direct(cell.world, cell.node) - natural[cell.node]
+        changed = direct(cell.world, cell.node) - natural[cell.node]
+        # Where a node is set before the last token, what it writes there is what it wrote: not nearly, but exactly.
+        de[:, index] = np.where(_reads_last(cell, inputs), changed, 0.0 * changed)
         for node in cell.responders:
             delta[:, index, :, place[node]] = direct(cell.world, node) - natural[node]
         delta[:, index][np.isnan(total)] = np.nan
@@ -270,6 +272,13 @@ def measure(
         clean[:, 0],
         trace.targets,
     )
+
+
+def _reads_last(cell: Cell, inputs: Inputs) -> np.ndarray:
+    """Return whether a cell sets its node at the last token [prompt, 1], where the outcome is read."""
+    (site,) = cell.world.sites
+    last = [len(ids) - 1 in inputs.columns(row, site.position) for row, ids in enumerate(inputs.ids)]
+    return np.array(last)[:, None]
 
 
 def sweep(

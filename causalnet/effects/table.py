@@ -43,8 +43,8 @@ class Effects(Mapping[str, Result]):
     >>> found = Effects("attn[0] = zero", {"TE": one})
     >>> print(found)
     attn[0] = zero
-      TE  -2  [-3, -1]  logits
-      95 % intervals; n = 2 prompts
+      TE  -2  [-3, -1]
+      logits; 95 % intervals; n = 2 prompts
     >>> found["TE"].value, list(found)
     (-2.0, ['TE'])
     """
@@ -76,10 +76,15 @@ class Effects(Mapping[str, Result]):
         rows = [(name, f"{one.value:.4g}", _ends(one), one.units) for name, one in self.items()]
         widths = [max((len(row[place]) for row in rows), default=0) for place in range(3)]
         lines = [self.title]
+        one_unit = len(self._units()) == 1
         for name, value, ends, units in rows:
-            lines.append(f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {ends:<{widths[2]}}  {units}".rstrip())
+            shown = "" if one_unit else units
+            lines.append(f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {ends:<{widths[2]}}  {shown}".rstrip())
         lines += [f"  {line}" for line in self._below()]
         return "\n".join(lines)
+
+    def _units(self) -> list[str]:
+        return list(dict.fromkeys(one.units for one in self.values()))
 
     def _below(self) -> list[str]:
         """Return what is said under the table."""
@@ -88,7 +93,8 @@ class Effects(Mapping[str, Result]):
         counts = [one.n for one in some]
         shown = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
         covers = " and ".join(dict.fromkeys(one.estimand for one in some if one.estimand))
-        first = f"{levels} % intervals{f' ({covers})' if covers else ''}; n = {shown} prompts"
+        units = f"{self._units()[0]}; " if len(self._units()) == 1 else ""
+        first = f"{units}{levels} % intervals{f' ({covers})' if covers else ''}; n = {shown} prompts"
         notes = dict.fromkeys([*self.notes, *(note for one in some for note in one.notes)])
         return [first, *(f"note: {note}" for note in notes)]
 

@@ -13,12 +13,25 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-__all__ = ["exists", "names_of", "setup"]
+__all__ = ["entries", "exists", "names_of", "setup"]
 
 
 def names_of(module: Any) -> list[str]:
     """Return the public names of a module, in alphabetical order, capitals last."""
     return sorted(module.__all__, key=lambda name: (name[0].isupper(), name.lower()))
+
+
+def entries(path: str, only: str = "", without: str = "") -> list[str]:
+    """Return the names that a room's entry documents: what a package above offers as well stands there."""
+    module = importlib.import_module(path)
+    left_out = set(without.split())
+    parts = path.split(".")
+    above = [importlib.import_module(".".join(parts[:place])) for place in range(1, len(parts))]
+    for parent in above:
+        for name in getattr(parent, "__all__", ()):
+            if name in module.__all__ and getattr(parent, name) is getattr(module, name):
+                left_out.add(name)
+    return [name for name in only.split() or names_of(module) if name not in left_out]
 
 
 class Room(SphinxDirective):
@@ -31,12 +44,9 @@ class Room(SphinxDirective):
         """Return the nodes that autodoc makes."""
         path = self.arguments[0]
         module = importlib.import_module(path)
-        chosen = self.options["only"].split() if "only" in self.options else names_of(module)
-        left_out = set(self.options.get("without", "").split())
         lines = [f".. py:currentmodule:: {path}", ""]
-        for name in chosen:
-            if name not in left_out:
-                lines += _entry(path, name, getattr(module, name))
+        for name in entries(path, self.options.get("only", ""), self.options.get("without", "")):
+            lines += _entry(path, name, getattr(module, name))
         text = ["```{eval-rst}", *lines, "```"]
         found = nodes.container()
         self.state.nested_parse(StringList(text, source=path), self.content_offset, found)

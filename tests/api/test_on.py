@@ -232,6 +232,29 @@ def test_what_cannot_be_asked(small, prompts, on):
     assert repr(on) == "Prompted(llama: 5 prompts, target argmax)"
 
 
+@pytest.mark.parametrize(
+    "outcome", [cn.kl, cn.entropy, cn.rank(target), cn.prob(target), cn.logit_diff("Mary", "Tom")], ids=str
+)
+def test_every_estimand_of_any_outcome(small, prompts, outcome):
+    on, s = small.on(prompts), mlp[1] @ last << zero
+    e = {name: one.units_table for name, one in on.natural_effects(s, outcome=outcome).items()}
+    split = {name: one.units_table for name, one in on.split(s, outcome=outcome).items()}
+    parts = on.four_way(s, held=[(desc(mlp[1]) - norm) << mean], outcome=outcome)
+    shares = on.shapley(s, outcome=outcome)
+    every = on.path_specific(s, edges=small.graph.edges(), outcome=outcome)
+    both = on.interaction(s, attn[2] @ last << zero, outcome=outcome)
+    close = {"atol": 1e-5}
+    np.testing.assert_allclose(e["TE"], e["NDE"] + e["TIE"], **close)
+    np.testing.assert_allclose(e["TE"], split["DE"] + split["CE"] + split["NORM"], **close)
+    np.testing.assert_allclose(e["TE"], sum(parts[name].units_table for name in list(parts)[1:]), **close)
+    np.testing.assert_allclose(e["TE"] - e["NDE"], sum(one.units_table for one in shares.values()), **close)
+    np.testing.assert_allclose(e["TE"], every.units_table, **close)
+    np.testing.assert_allclose(e["TE"], both[str(s)].units_table, **close)
+    units = {one.units for found in (parts, shares, both) for one in found.values()} | {every.units}
+    assert units == {outcome.units}
+    assert np.abs(e["TE"]).max() > 1e-4 or outcome.name == "rank"
+
+
 def test_few_prompts_are_warned_of_at_the_line_that_asks(on):
     for ask in (lambda: on.evaluate(TE(S)), lambda: on.natural_effects(S), lambda: on.split(S)):
         with pytest.warns(cn.FewPromptsWarning) as told:

@@ -13,8 +13,6 @@ EXT = HERE.parents[1] / "docs" / "_ext"
 
 FILES = {"docs_reading": HERE / "reading.py"}
 FILES |= {name: EXT / f"{name}.py" for name in ("rooms", "pictures", "generated")}
-    name: EXT / f"{name}.py" for name in ("rooms", "pictures", "generated")
-}
 for name, path in FILES.items():
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

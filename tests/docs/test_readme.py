@@ -35,3 +35,15 @@ def test_speeds_are_those_that_were_measured():
     part = RESULTS[RESULTS.index("### gpt2-small, 64 tokens") :].split("\n### ")[0]
     measured = [[cell.strip() for cell in row.strip("|").split("|")][:3] for row in part.splitlines() if row[:1] == "|"]
     assert rows[2:] == measured[2:]
+
+
+def test_the_citation_is_of_this_version():
+    import tomllib
+
+    import yaml
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cited["version"] == project["version"]
+    assert cited["license"] == project["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)

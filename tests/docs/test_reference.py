@@ -7,7 +7,7 @@ import re
 import pytest
 from docs_reading import DOCS
 from generated import command_help, commands
-from rooms import exists, names_of
+from rooms import entries, exists
 
 ROOMS = (
     *("causalnet", "causalnet.graph", "causalnet.prompts", "causalnet.expr", "causalnet.effects", "causalnet.draw"),
@@ -22,10 +22,8 @@ def documented():
     for page in sorted((DOCS / "api").glob("*.md")):
         for path, options in _ROOM.findall(page.read_text(encoding="utf-8")):
             given = dict(re.findall(r"^:(\w+): *(.*)$", options, re.MULTILINE))
-            chosen = given["only"].split() if "only" in given else names_of(importlib.import_module(path))
-            left_out = given.get("without", "").split()
-            assert set(left_out) <= set(importlib.import_module(path).__all__), f"{page.name}: {path}"
-            found += [(path, name) for name in chosen if name not in left_out]
+            assert set(given.get("without", "").split()) <= set(importlib.import_module(path).__all__), page.name
+            found += [(path, name) for name in entries(path, given.get("only", ""), given.get("without", ""))]
     return found
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from causalnet.effects.asking import unit_effects
+from causalnet.effects.asking import PromptedModel, unit_effects
 from causalnet.effects.estimands import natural_effects
 from causalnet.engine.plain import run_plain
 from causalnet.engine.plan import Reading, plan
@@ -34,7 +34,7 @@ from causalnet.expr.refs import Component
 class Plain:
     """The model on its prompts, answered by one full forward per world and unit."""
 
-    model: object
+    model: PromptedModel
 
     @property
     def graph(self):

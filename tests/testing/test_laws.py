@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from causalnet.api import CausalModel
 from causalnet.errors import InputError, UnknownNameError
 from causalnet.expr import Noise, World, compile_query, parse
 from causalnet.testing import LAWS, Case, Finding, Law, check_laws, law
@@ -231,7 +232,11 @@ def test_positions_are_resolved_without_the_engine():
 
 
 def test_labs():
-    assert isinstance(lab_of(tiny_model("gpt2")), ModelLab)
+    mechanisms = tiny_model("gpt2")
+    for model in (mechanisms, CausalModel(mechanisms, lambda: None)):
+        lab = lab_of(model)
+        assert isinstance(lab, ModelLab)
+        assert lab.mechanisms is mechanisms
     assert isinstance(lab_of(field_network(length=5)), NetworkLab)
     lab = lab_of(tiny_model("gemma2"))
     assert lab_of(lab) is lab

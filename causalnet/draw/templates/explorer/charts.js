@@ -6,9 +6,11 @@ const LINES = ["var(--a0)", "var(--a1)", "var(--a2)", "var(--a3)", "var(--a4)", 
 function chart(id, label, make) {
   const place = document.getElementById(id);
   if (!place) return;
+  const figure = place.closest("figure");
+  figure.hidden = false; // what is hidden has no width
   const width = Math.max(place.clientWidth, 260);
   const options = make(width);
-  place.hidden = options === null;
+  figure.hidden = options === null;
   if (options === null) return place.replaceChildren();
   const drawn = lib.plot({ width, style: FONT, marginLeft: 52, marginBottom: 44, ...options });
   const svgs = drawn.tagName.toLowerCase() === "svg" ? [drawn] : [...drawn.querySelectorAll("svg")].slice(-1);
@@ -121,7 +123,7 @@ function layerRows(named, key) {
 function drawLayers(id, named, key, label) {
   const rows = layerRows(named, key);
   const layers = 1 + (lib.max(rows, (row) => Math.floor(row.x + 0.5)) || 0);
-  const wild = key === "slope" && rows.some((row) => Math.abs(row.y) > 3);
+  const wild = key === "slope" && rows.some((row) => [row.y, row.low, row.high].some((end) => Math.abs(end) > 5));
   const whiskers = rows.filter((row) => row.low !== undefined);
   const hint = (row) => `${row.label}, ${row.name}\n${QUANTITIES[key]}: ${signed(row.y, 3)}${row.low === undefined ? "" : ` [${signed(row.low, 3)}, ${signed(row.high, 3)}]`}`;
   chart(id, label, (width) => {

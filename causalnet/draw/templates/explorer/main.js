@@ -93,7 +93,7 @@ function sentence(set, seen) {
 
 function leaders(seen) {
   const rows = seen.rows.filter((row) => row.delta !== null && Math.abs(row.delta) > 0.0005);
-  const name = (row) => `${row.name} ${signed(row.delta)}`;
+  const name = (row) => `${row.name} ${signed(row.delta, 3)}`;
   const up = rows.filter((row) => row.delta > 0).sort((a, b) => b.delta - a.delta).slice(0, 3).map(name);
   const down = rows.filter((row) => row.delta < 0).sort((a, b) => a.delta - b.delta).slice(0, 3).map(name);
   const words = [up.length ? `Rise most: ${up.join(", ")}.` : "Nothing rises.", down.length ? `Fall most: ${down.join(", ")}.` : "Nothing falls."];
