@@ -65,6 +65,10 @@ nb_execution_cache_path = str(generated.tutorial_cache())
 nb_execution_timeout = 240
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+# What libraries say on stderr (a progress bar that a page cannot have) belongs to the run, not to the page.
+nb_output_stderr = "remove"
 nb_ipywidgets_js = {}
 
+# Another state of the code: every page is read again, docstrings are in them.
+code_state = generated.code_state()
 generated.write_all()

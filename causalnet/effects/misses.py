@@ -98,7 +98,7 @@ class Comparison:
         means = {name: np.nanmean(table, axis=(0, 1)) for name, table in tables.items()}
         means["error"] = means["estimate"] - means["exact"]
         found = pd.DataFrame(means, index=pd.Index(self.names, name="intervention"))
-        return found[["exact", "estimate", "error", "self_repair"]]
+        return found.reindex(columns=["exact", "estimate", "error", "self_repair"])
 
     def to_dataset(self) -> "xr.Dataset":
         """Return ``exact, estimate, self_repair`` [prompt, donor, intervention], in the outcome's units."""

@@ -257,7 +257,7 @@ def measure(
         norm[:, index] = total - values[Reading(cell.frozen, outcome)]
         changed = direct(cell.world, cell.node) - natural[cell.node]
         # Where a node is set before the last token, what it writes there is what it wrote: not nearly, but exactly.
-        de[:, index] = np.where(_reads_last(cell, inputs), changed, 0.0 * changed)
+        de[:, index] = np.where(_reads_last(cell, inputs), changed, np.abs(0.0 * changed))
         for node in cell.responders:
             delta[:, index, :, place[node]] = direct(cell.world, node) - natural[node]
         delta[:, index][np.isnan(total)] = np.nan

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from causalnet.cli.main import app
 
-__all__ = ["command_help", "commands", "tutorial_cache", "write_all"]
+__all__ = ["code_state", "command_help", "commands", "tutorial_cache", "write_all"]
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
@@ -34,7 +34,7 @@ def write_all() -> None:
     studies = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / "results").rglob("*.md"))
     tree = "\n".join(["```{toctree}", ":caption: Results of larger runs", "", *studies, "```", ""])
     _put(MADE / "results.md", tree if studies else "")
-    pictures.draw_all(MADE, stamp=_state())
+    pictures.draw_all(MADE, stamp=code_state())
 
 
 def commands() -> list[str]:
@@ -64,7 +64,7 @@ def command_help() -> str:
 def tutorial_cache() -> Path:
     """Return the folder of the tutorials' outputs; another state of the code has another folder."""
     folder = ROOT / "build" / "tutorials"
-    here = folder / _state()
+    here = folder / code_state()
     for other in folder.glob("*"):
         if other != here:
             shutil.rmtree(other, ignore_errors=True)
@@ -79,7 +79,7 @@ def _measured(text: str) -> str:
     return "\n".join(f"#{line}" if line.startswith("## ") else line for line in lines).strip() + "\n"
 
 
-def _state() -> str:
+def code_state() -> str:
     """Return a hash of all code that outputs depend on."""
     found = hashlib.sha256()
     for path in sorted([*(ROOT / "causalnet").rglob("*.py"), *(DOCS / "_ext").glob("*.py")]):

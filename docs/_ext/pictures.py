@@ -5,11 +5,15 @@ from typing import Any
 
 import graphviz
 
+from causalnet.draw import GraphvizMissingError
+
 __all__ = ["draw_all"]
 
 _BLUE, _ORANGE, _GREY, _INK = "#1f6feb", "#c4561b", "#8c959f", "#1f2328"
 _FONT = "Helvetica,Arial,sans-serif"
 PROMPTS, DONORS = 60, 5
+_MISSING = b"""<svg xmlns="http://www.w3.org/2000/svg" width="420" height="40">
+<text x="10" y="25">This picture needs Graphviz, which is not installed here.</text></svg>"""
 
 
 def draw_all(folder: Path, *, stamp: str) -> None:
@@ -17,11 +21,17 @@ def draw_all(folder: Path, *, stamp: str) -> None:
     mark = folder / "pictures.stamp"
     if mark.exists() and mark.read_text(encoding="utf-8") == stamp:
         return
+    complete = True
     for name, make in _DRAWN.items():
-        (folder / f"{name}.svg").write_bytes(make())
+        try:
+            drawn = make()
+        except (graphviz.ExecutableNotFound, GraphvizMissingError):  # one is told so, and the rest goes on
+            drawn, complete = _MISSING, False
+        (folder / f"{name}.svg").write_bytes(drawn)
     for name, figure in _measured().items():
         figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
-    mark.write_text(stamp, encoding="utf-8")
+    if complete:
+        mark.write_text(stamp, encoding="utf-8")
 
 
 def _svg(body: str, **graph: str) -> bytes:

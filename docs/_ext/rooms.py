@@ -117,6 +117,7 @@ def exists(name: str) -> bool:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive, and what it needs of autodoc."""
     app.add_directive("room", Room)
+    app.add_config_value("code_state", "", "env", str)
     app.connect("autodoc-process-docstring", _escape_bars)
     app.connect("missing-reference", _inside)
     return {"parallel_read_safe": True}

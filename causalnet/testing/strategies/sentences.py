@@ -389,10 +389,12 @@ def sentences() -> st.SearchStrategy[Sentence]:
 
     Examples
     --------
-    >>> from hypothesis import find
+    >>> from hypothesis import given, settings
     >>> from causalnet.expr import parse
-    >>> found = find(sentences(), lambda sentence: True)
-    >>> found.text, parse(found.text) == found.query
-    ('E[logit(target)]', True)
+    >>> @settings(max_examples=3, database=None)
+    ... @given(sentences())
+    ... def test_both_forms_agree(sentence):
+    ...     assert parse(sentence.text) == sentence.query
+    >>> test_both_forms_agree()
     """
     return _queries().map(lambda piece: Sentence(piece.text, piece.made))
