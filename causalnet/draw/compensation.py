@@ -31,7 +31,7 @@ from causalnet.draw.style import (
     styled,
 )
 from causalnet.draw.sweep import Array, Sweep, as_sweep, by_name, interval
-from causalnet.effects.statistics import regression
+from causalnet.effects.statistics import participation_ratio, regression
 from causalnet.errors import InputError
 from causalnet.graph.node import Node
 
@@ -255,7 +255,7 @@ def coupling(data: "xr.Dataset | Sweep") -> "list[Axes]":
     axis.set_ylabel("ablated")
     axis.set_xlabel("responder")
     axis.set_title("Who responds: mean ΔDE")
-    ratio.barh(range(len(rows)), _carriers(sweep.coupling[rows]), color=MUTED, height=0.7)
+    ratio.barh(range(len(rows)), participation_ratio(sweep.coupling[rows]), color=MUTED, height=0.7)
     ratio.tick_params(axis="y", labelleft=False, length=0)
     ratio.grid(axis="y", visible=False)
     ratio.set_xlabel("participation ratio\n(responders)")
@@ -265,12 +265,6 @@ def coupling(data: "xr.Dataset | Sweep") -> "list[Axes]":
     caption(axis.figure, f"{sweep.caption}. Grey: not downstream of the ablated node. Participation ratio: "
             "(Σ|ΔDE|)² / ΣΔDE², about how many responders carry the response.", int(side * 17))  # fmt: skip
     return [axis, ratio]
-
-
-def _carriers(change: Array) -> Array:
-    """Return each row's participation ratio, 0 where nothing responds."""
-    total, square = np.abs(change).sum(axis=-1), (change**2).sum(axis=-1)
-    return np.divide(total**2, square, out=np.zeros_like(square), where=square > 0)
 
 
 @styled

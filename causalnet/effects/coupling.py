@@ -6,13 +6,13 @@ import numpy as np
 
 from causalnet.effects.decompose import response_kinds
 from causalnet.effects.parts import response_means
-from causalnet.effects.statistics import mean_interval
+from causalnet.effects.statistics import mean_interval, participation_ratio
 from causalnet.effects.statistics.resampling import quiet
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["coupling", "participation", "participation_ratio"]
+__all__ = ["coupling", "participation"]
 
 
 def coupling(ds: "xr.Dataset", *, level: float = 0.95, bootstrap: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
@@ -54,24 +54,6 @@ def coupling(ds: "xr.Dataset", *, level: float = 0.95, bootstrap: int = 2000, se
                     row[kind.replace(" ", "_")] = float((kinds[:, place] == kind).mean())
                 rows.append(row)
     return rows
-
-
-def participation_ratio(change: np.ndarray) -> np.ndarray:
-    """Return how many responders carry a response: (Σ |x|)² / Σ x², between 1 and their number; 0 where none does.
-
-    Parameters
-    ----------
-    change
-        [..., responder].
-
-    Examples
-    --------
-    >>> participation_ratio(np.array([[1.0, -1.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]])).tolist()
-    [2.0, 1.0, 0.0]
-    """
-    size = np.abs(change)
-    square = (size**2).sum(-1)
-    return np.divide(size.sum(-1) ** 2, square, out=np.zeros_like(square), where=square > 0)
 
 
 def participation(

@@ -116,6 +116,12 @@ class Result:
     def __repr__(self) -> str:
         return f"Result({self.expression!r}: {self.value:.6g} ± {self.std_error:.2g}, n = {self.n})"
 
+    def __rich__(self) -> str:
+        """Return what rich prints: the table, its brackets kept."""
+        from rich.markup import escape
+
+        return escape(str(self))
+
     def __str__(self) -> str:
         spread = "" if math.isnan(self.std_error) else f" ± {self.std_error:.2g}"
         lines = [self.expression, f"  {self.value:.6g}{spread} {self.units}"]

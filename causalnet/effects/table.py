@@ -72,6 +72,12 @@ class Effects(Mapping[str, Result]):
     def __repr__(self) -> str:
         return f"Effects({self.title!r}: {', '.join(f'{name} {one.value:.4g}' for name, one in self.items())})"
 
+    def __rich__(self) -> str:
+        """Return what rich prints: the table, its brackets kept."""
+        from rich.markup import escape
+
+        return escape(str(self))
+
     def __str__(self) -> str:
         rows = [(name, f"{one.value:.4g}", _ends(one), one.units) for name, one in self.items()]
         widths = [max((len(row[place]) for row in rows), default=0) for place in range(3)]

@@ -1,5 +1,7 @@
 """A model on prompts: every estimand in a line, labelled, and the same numbers as the queries that define it."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -217,6 +219,15 @@ def test_one_result(on):
     assert settled.estimate[-1] == pytest.approx(found.value)
     assert "<" in found._repr_html_() and "TE(attn[1]@last" in found._repr_html_()
     assert on.evaluate(TE(attn[1] @ last << zero)).to_dataframe()["donor_index"].tolist() == [-1] * 5
+
+
+def test_rich_prints_the_same_words(on):
+    from rich.console import Console
+
+    for shown in (on.evaluate(TE(attn[0] @ last << zero)), on.natural_effects(attn[0] @ last << zero)):
+        console = Console(record=True, width=300, file=io.StringIO())
+        console.print(shown)
+        assert [line.rstrip() for line in console.export_text().splitlines()] == str(shown).splitlines()
 
 
 def test_what_cannot_be_asked(small, prompts, on):

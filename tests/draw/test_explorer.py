@@ -8,7 +8,7 @@ import pytest
 
 from causalnet.draw import Arm, Run, Variant, report
 from causalnet.draw.layout import arc, lay_out
-from causalnet.effects.coupling import participation_ratio
+from causalnet.effects.statistics import participation_ratio
 from causalnet.graph import Block, CausalGraph
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")

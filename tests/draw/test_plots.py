@@ -9,8 +9,7 @@ import pytest
 from causalnet import draw
 from causalnet.draw import style
 from causalnet.draw.sweep import as_sweep, interval
-from causalnet.effects.coupling import participation_ratio
-from causalnet.effects.statistics import regression
+from causalnet.effects.statistics import participation_ratio, regression
 from causalnet.errors import DataError, InputError, UnknownNodeError
 
 

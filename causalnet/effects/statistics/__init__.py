@@ -1,5 +1,6 @@
 """Statistics over prompts: intervals, nulls and corrections, in numpy alone."""
 
+from causalnet.effects.statistics.concentration import participation_ratio
 from causalnet.effects.statistics.crossed import crossed_mean_interval, crossed_slope_interval
 from causalnet.effects.statistics.donors import Convergence, donor_convergence, donor_mean
 from causalnet.effects.statistics.means import function_interval, mean_interval, ratio_interval
@@ -27,6 +28,7 @@ __all__ = [
     "function_interval",
     "holm",
     "mean_interval",
+    "participation_ratio",
     "permutation_p",
     "r2_interval",
     "ratio_interval",
