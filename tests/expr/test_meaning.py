@@ -5,11 +5,8 @@ and every mechanism mixes all its parents by random coefficients and a square.  
 definition: a set node has its value, a set edge carries its value, everything else follows its mechanism.
 """
 
-import importlib.util
 import itertools
 import random
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -49,12 +46,7 @@ from causalnet.expr import (
     Path as Route,
 )
 from causalnet.graph import Block, CausalGraph, Edge, Node
-
-spec = importlib.util.spec_from_file_location("expr_strategies", Path(__file__).with_name("strategies.py"))
-assert spec is not None
-assert spec.loader is not None
-strategies = sys.modules.setdefault("expr_strategies", importlib.util.module_from_spec(spec))
-spec.loader.exec_module(strategies)
+from causalnet.testing import strategies
 
 PRIME = 2**31 - 1
 GRAPHS = {

@@ -1,19 +1,11 @@
 """Text and Python are one language; printing and parsing are inverse."""
 
-import importlib.util
 import pickle
-import sys
-from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
 from causalnet.expr import Query, parse
-
-spec = importlib.util.spec_from_file_location("expr_strategies", Path(__file__).with_name("strategies.py"))
-assert spec is not None
-assert spec.loader is not None
-strategies = sys.modules.setdefault("expr_strategies", importlib.util.module_from_spec(spec))
-spec.loader.exec_module(strategies)
+from causalnet.testing import strategies
 
 thorough = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
