@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     formats: py:percent
+#   # ruff: noqa: B018
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -16,6 +17,7 @@
 # on a sixth of their prompts: one was trained plainly, the other with whole attention layers dropped at random.
 
 # %%
+# %matplotlib inline
 import tempfile
 import warnings
 from pathlib import Path
@@ -50,8 +52,7 @@ for result in run.results:
 # Effects are `Y(do) − Y`; the drop that the paper plots is −TE.
 
 # %%
-impact(dropped.data)
-plt.show()
+impact(dropped.data)[0].figure
 
 # %% [markdown]
 # Where the total effect is smaller than the direct one something repairs; where it is larger, what lies downstream
@@ -80,12 +81,11 @@ for one, other in zip(plain.summary["nodes"], dropped.summary["nodes"], strict=T
 # %%
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    slopes(dropped.data, dropped.summary)
-plt.show()
+    figure = slopes(dropped.data, dropped.summary)[0].figure
+figure
 
 # %%
-ce_vs_direct(dropped.data, dropped.summary)
-plt.show()
+ce_vs_direct(dropped.data, dropped.summary)[0].figure
 
 # %% [markdown]
 # ## One layer, taken apart
@@ -106,8 +106,7 @@ plt.show()
 # Rows are ablated, columns respond: an ablation changes the direct effect of a few downstream layers.
 
 # %%
-coupling(dropped.data)
-plt.show()
+coupling(dropped.data)[0].figure
 
 # %% [markdown]
 # ## What it says

@@ -17,7 +17,7 @@ __all__ = ["TOP", "Agreement", "agreement", "chance_jaccard", "consistency"]
 TOP = 3
 """How many responders count as a unit's top ones."""
 
-_MOST = 2000
+_MOST = 1000
 """Units of which every pair is compared; of more, the first so many."""
 
 

@@ -9,6 +9,9 @@ import pytest
 from docs_reading import DOCS, ROOT
 from generated import tutorial_cache
 
+PICTURES = {"2": 3, "4": 5}
+"""Pictures that a tutorial draws, by its number."""
+
 TUTORIALS = sorted(path.stem for path in (ROOT / "tutorials").glob("[0-9]_*.py"))
 BUILT = ROOT / "build" / "docs"
 
@@ -45,6 +48,7 @@ def test_every_tutorial_is_run_in_time(built, build):
         assert took < 150, f"{name}: {took:.0f} s"
         page = (built / "tutorials" / f"{name}.html").read_text(encoding="utf-8")
         assert page.count("cell_output") >= 3
+        assert len(re.findall(r'<img [^>]*src="[^"]*_images/', page)) >= PICTURES.get(name[0], 0), name
         assert "Traceback (most recent call last)" not in page
 
 

@@ -191,7 +191,7 @@ def _store(path, prompts):
 
 def test_a_summary_holds_a_part_of_the_data_however_much_there_is(tmp_path):
     peaks = []
-    for prompts in (400, 1000):
+    for prompts in (1000, 1600):
         data = open_store(_store(tmp_path / str(prompts), prompts), 2**20)
         tracemalloc.start()
         summary = summarise(data, **FAST)
@@ -199,9 +199,9 @@ def test_a_summary_holds_a_part_of_the_data_however_much_there_is(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         size = data["delta_de"].nbytes
-    assert size > 45e6
-    # What grows is the means over donors, a twelfth of the data, in two precisions.
-    assert peaks[1] - peaks[0] < 0.6 * 0.6 * size, [peak / 1e6 for peak in peaks]
+    assert size > 75e6
+    # Sixty per cent more data, by 30 MB: what grows are means over donors, a little at a time.
+    assert peaks[1] - peaks[0] < 0.1 * size, [peak / 1e6 for peak in peaks]
 
 
 def test_joint_ablation_and_responsibility(tmp_path):
