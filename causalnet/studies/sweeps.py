@@ -281,9 +281,7 @@ def inputs_of(job: Job, block: slice) -> "Inputs":
         )
         return replace(own, pool=pool, donors=local)
     if isinstance(job.question.value, Mean | Noise):
-        # The engine keys noise by the number of the row, which here starts anew: the seed tells the blocks apart.
-        seed = (every.seed << 32) + first if isinstance(job.question.value, Noise) else every.seed
-        return replace(own, pool=Inputs(every.ids, spans=every.spans), seed=seed)
+        return replace(own, pool=Inputs(every.ids, spans=every.spans), first=first)
     return own
 
 
