@@ -44,7 +44,7 @@ $(PEERS)/.ready: requirements-peers.txt $(CONSTRAINTS) $(VENV)/.ready
 	touch $@
 
 test-peers: $(PEERS)/.ready
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -W default -rs tests/peers
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -W default -rs tests/peers tests/docs/test_coming_from.py
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu -rs
