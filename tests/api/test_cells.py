@@ -16,8 +16,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::causalnet.effects.FewPromptsWar
 def demo():
     from causalnet.demo import model_path, prompts_path
 
-    if not (model_path("plain") / "model.safetensors").is_file():
-        pytest.skip("the embedded models are not here")
     return cn.compile(model_path("plain")), cn.Prompts.from_file(prompts_path()).take(16)
 
 

@@ -32,8 +32,6 @@ def call(capsys):
 
 @pytest.fixture(scope="module")
 def demo():
-    if not (model_path("plain") / "model.safetensors").is_file():
-        pytest.skip("the embedded models are not here")
     return cn.compile(model_path("plain")), cn.Prompts.from_file(prompts_path())
 
 
