@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import zarr
 from scipy.stats import spearmanr
 
 from causalnet.demo import model_path, prompts_path
@@ -190,18 +191,21 @@ def _store(path, prompts):
 
 
 def test_a_summary_holds_a_part_of_the_data_however_much_there_is(tmp_path):
-    peaks = []
-    for prompts in (1000, 1600):
-        data = open_store(_store(tmp_path / str(prompts), prompts), 2**20)
-        tracemalloc.start()
-        summary = summarise(data, **FAST)
-        write_tables(tmp_path / f"tables {prompts}", data, summary, Prompts.from_texts(["a"] * prompts), {})
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        size = data["delta_de"].nbytes
-    assert size > 75e6
-    # Sixty per cent more data, by 30 MB: what grows are means over donors, a little at a time.
-    assert peaks[1] - peaks[0] < 0.1 * size, [peak / 1e6 for peak in peaks]
+    peaks, sizes = [], []
+    # One thread: how many chunks happened to be decoded at once would move the peaks by 20 MB.
+    with zarr.config.set({"async.concurrency": 1}):
+        for prompts in (1000, 3000):
+            data = open_store(_store(tmp_path / str(prompts), prompts), 2**20)
+            tracemalloc.start()
+            summary = summarise(data, **FAST)
+            write_tables(tmp_path / f"tables {prompts}", data, summary, Prompts.from_texts(["a"] * prompts), {})
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            sizes.append(data["delta_de"].nbytes)
+    more = sizes[1] - sizes[0]
+    assert more > 90e6
+    # What grows is means over the twelve donors and what is made of them, some at a time.
+    assert peaks[1] - peaks[0] < 0.5 * more, [peak / 1e6 for peak in peaks]
 
 
 def test_joint_ablation_and_responsibility(tmp_path):
