@@ -108,18 +108,23 @@ def _bars() -> Iterator[Progress]:
 
 def show_summary(name: str, summary: Mapping[str, Any]) -> None:
     """Print the per-node table of one model, its closure and its findings."""
+    from causalnet.effects.words import words_of
+
     counts = [
         _count(summary["prompts"], "prompt"),
         *([_count(summary["donors"], "donor")] if summary["donors"] else []),
     ]
-    print(f"{name}: {', '.join(counts)}, {summary['ablation']} ablation; means in logits")
-    rows = [list(_COLUMNS), *([_cell(node[key]) for key in _COLUMNS] for node in summary["nodes"])]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(_COLUMNS))]
+    words = words_of(summary)
+    read = "" if words.usual else f" of {words.outcome}"
+    print(f"{name}: {', '.join(counts)}, {summary['ablation']} ablation; means{read} in {words.unit}")
+    columns = [key for key in _COLUMNS if all(key in node for node in summary["nodes"])]
+    rows = [columns, *([_cell(node[key]) for key in columns] for node in summary["nodes"])]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
     for first, *others in rows:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         print("  ".join([first.ljust(widths[0]), *cells]))
     print(
-        f"closure: |TE − DE − CE − NORM| at most {summary['closure_max_abs']:.1e} logits, "
+        f"closure: |TE − DE − CE − NORM| at most {summary['closure_max_abs']:.1e} {words.unit}, "
         f"{summary['closure_max_rel']:.1e} relative; {summary['wall_s']:.1f} s"
     )
     show_sentences("", summary["findings"])

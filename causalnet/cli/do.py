@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,13 @@ def do(
         bool, typer.Option("--same-target-donors", help="Allow donors whose target equals the prompt's.")
     ] = False,
     target: Annotated[str, typer.Option(help="What 'target' means: argmax or answer.")] = "argmax",
+    vector: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="A vector (.npy, .safetensors) for projection, value, add or project_out; repeatable.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of donors, noise and all resampling.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, …")] = "cpu",
@@ -65,6 +73,7 @@ def do(
     try:
         query = _query(expression)
         options: dict[str, Any] = {"donors": donors, "target": target, "pool": _pool(pool)}
+        options["vectors"] = _vectors(vector or ())
         source, given = _sources(model, prompts, limit)
         compiled = _load(source, dtype, device)
         said = compiled.explain(query) if explain else None
@@ -92,6 +101,13 @@ def _pool(pool: str | None) -> Any:
     from causalnet.prompts import Prompts
 
     return pool if pool is None or pool == "random" else Prompts.from_file(pool)
+
+
+def _vectors(given: Sequence[str]) -> dict[str, Any]:
+    """Return vectors [d_model] by name."""
+    from causalnet.effects.vectors import read_vectors
+
+    return {name: one.values for name, one in read_vectors(given).items()}
 
 
 def _sources(model: str | None, prompts: Path | None, limit: int | None) -> tuple[str, Any]:

@@ -51,7 +51,7 @@ def ce_vs_direct(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None =
     Parameters
     ----------
     data
-        A sweep; ``ce`` and ``clean_direct`` are read (logits).
+        A sweep; ``ce`` and ``clean_direct`` are read, in the outcome's units.
     summary
         The run's summary: its slopes are drawn.  Without it they are fitted here (least squares).
 
@@ -72,8 +72,8 @@ def ce_vs_direct(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None =
         diagonal(axis, x, "y = x: all comes back")
         zero_line(axis)
         axis.set_title(_TITLES[kind])
-        axis.set_xlabel("direct effect, unablated (logits)")
-        axis.set_ylabel("compensation CE (logits)")
+        axis.set_xlabel(f"direct effect, unablated ({sweep.words.unit})")
+        axis.set_ylabel(f"compensation CE ({sweep.words.unit})")
     legend(axes)
     depth_bar(axes[0].figure, axes, sweep.layers)
     caption(axes[0].figure, f"{sweep.caption}. One point per prompt and layer; lines: least squares per layer over "
@@ -111,7 +111,7 @@ def best_layer(
     Parameters
     ----------
     data
-        A sweep; ``ce`` and ``clean_direct`` are read (logits).
+        A sweep; ``ce`` and ``clean_direct`` are read, in the outcome's units.
     summary
         The run's summary, for the interval of the slope and the p-value of its permutation null.
     node
@@ -143,8 +143,8 @@ def best_layer(
     axis.plot(grid, slope * grid + intercept, color=INK, label=f"{text}, R² {r2:.2f}")
     zero_line(axis)
     axis.set_title(f"{sweep.nodes[place]} ablated" + ("" if node is not None else " (largest R² of attention)"))
-    axis.set_xlabel("direct effect, unablated (logits)")
-    axis.set_ylabel("compensation CE (logits)")
+    axis.set_xlabel(f"direct effect, unablated ({sweep.words.unit})")
+    axis.set_ylabel(f"compensation CE ({sweep.words.unit})")
     legend(axis)
     if own:
         null = f" Permutation null of the slope: p\u00a0=\u00a0{row['p_null']:.3g}." if "p_null" in row else ""
@@ -176,7 +176,7 @@ def slopes(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None = None)
     Parameters
     ----------
     data
-        A sweep; ``ce`` and ``clean_direct`` are read (logits).
+        A sweep; ``ce`` and ``clean_direct`` are read, in the outcome's units.
     summary
         The run's summary, for its slopes with their intervals.
 
@@ -227,15 +227,21 @@ def coupling(data: "xr.Dataset | Sweep") -> "list[Axes]":
     Parameters
     ----------
     data
-        A sweep; ``delta_de`` is read (logits).
+        A sweep; ``delta_de`` is read, in the outcome's units.
 
     Returns
     -------
     list of Axes
         The map (rows are ablated nodes, columns responders, both in order of computation; grey: cannot respond)
         and each row's participation ratio, (Σ|ΔDE|)² / ΣΔDE², 1 where a single responder carries all.
+
+    Raises
+    ------
+    InputError
+        If the sweep has no responders (a curved outcome).
     """
     sweep = as_sweep(data)
+    sweep.need_responders("who responds to whom")
     rows = sorted(range(len(sweep.nodes)), key=lambda one: sweep.nodes[one].sort_key)
     columns = sorted(range(len(sweep.responders)), key=lambda one: sweep.responders[one].sort_key)
     values = np.ma.masked_equal(sweep.coupling[np.ix_(rows, columns)], 0.0)
@@ -259,8 +265,8 @@ def coupling(data: "xr.Dataset | Sweep") -> "list[Axes]":
     ratio.tick_params(axis="y", labelleft=False, length=0)
     ratio.grid(axis="y", visible=False)
     ratio.set_xlabel("participation ratio\n(responders)")
-    bar = axis.figure.colorbar(image, ax=[axis, ratio], label="ΔDE (logits); blue rises, orange falls", pad=0.01,
-                               aspect=28)  # fmt: skip
+    label = f"ΔDE ({sweep.words.unit}); blue rises, orange falls"
+    bar = axis.figure.colorbar(image, ax=[axis, ratio], label=label, pad=0.01, aspect=28)
     bar.outline.set_visible(False)  # type: ignore[operator]
     caption(axis.figure, f"{sweep.caption}. Grey: not downstream of the ablated node. Participation ratio: "
             "(Σ|ΔDE|)² / ΣΔDE², about how many responders carry the response.", int(side * 17))  # fmt: skip
@@ -274,7 +280,7 @@ def donor_convergence(data: "xr.Dataset | Sweep", node: Node | str | None = None
     Parameters
     ----------
     data
-        A sweep with at least two donors (logits).
+        A sweep with at least two donors.
     node
         The ablated node; by default the attention layer with the largest mean direct effect.
 
@@ -304,7 +310,7 @@ def donor_convergence(data: "xr.Dataset | Sweep", node: Node | str | None = None
     slope = regression(np.broadcast_to(sweep.clean[:, [place]], running["ce"].shape), running["ce"]).slope
     axes[1].plot(counts, slope, color=INK, marker=".")
     zero_line(axes[0])
-    axes[0].set_ylabel("mean effect (logits)")
+    axes[0].set_ylabel(f"mean effect ({sweep.words.unit})")
     axes[0].set_title(f"Effects of {sweep.nodes[place]}")
     axes[1].set_ylabel("slope of CE on direct effect")
     axes[1].set_title("Slope")
@@ -315,7 +321,7 @@ def donor_convergence(data: "xr.Dataset | Sweep", node: Node | str | None = None
     caption(
         axes[0].figure,
         f"n = {sweep.prompts} prompts; the first donors of each prompt, in the order drawn; "
-        f"{sweep.ablation} ablation; logits; effect = Y(do) − Y. Bands: 95 % t intervals over prompts.",
+        f"{sweep.ablation} ablation; {sweep.scale}; effect = Y(do) − Y. Bands: 95 % t intervals over prompts.",
     )
     return axes
 

@@ -23,7 +23,7 @@ _RESPONDS = 0.05
 
 @dataclass(frozen=True)
 class Facts:
-    """Numbers to draw, in logits; empty without a result.
+    """Numbers to draw; empty without a result.
 
     Parameters
     ----------
@@ -47,6 +47,10 @@ class Facts:
         Over how many prompts and donors the means were taken.
     paths
         Whether ``flows`` are path effects instead of compensation.
+    unit
+        Of all these numbers.
+    whole
+        The outcome, where its compensation is known as a whole alone: no box then has a ΔDE.
     """
 
     clean: dict[Box, float] = field(default_factory=dict)
@@ -61,6 +65,8 @@ class Facts:
     norm: float | None = None
     caption: str = ""
     paths: bool = False
+    unit: str = "logits"
+    whole: str = ""
 
     @property
     def ablated(self) -> Box | None:
@@ -104,18 +110,19 @@ def gather(
     if result is None:
         return Facts(node=ablated, cut=cut, reached=reached)
     sweep = _of_prompt(as_sweep(result), prompt)
-    clean, heads = _clean(sweep)
+    told = Facts(*_clean(sweep), cut=cut, reached=reached, caption=sweep.caption, unit=sweep.words.unit)
+    told = told if sweep.words.by_responder else replace(told, whole=sweep.words.outcome)
     if ablated is None:
         pairs = [(box_of(source), row) for source, row in zip(sweep.nodes, sweep.coupling, strict=True)]
         found = [(source, *one) for source, row in pairs if source for one in _by_box(sweep.responders, row).items()]
         kept = _strongest(found, flows)
-        return Facts(clean, heads, flows=kept, cut=cut, reached=reached, caption=sweep.caption)
+        return replace(told, flows=kept)
     place = sweep.place(ablated)
     delta = _by_box(sweep.responders, sweep.coupling[place])
     box = box_of(ablated)
     found = [(box, *one) for one in delta.items()] if box else []
     te, de, norm = (float(values[:, place].mean()) for values in (sweep.te, sweep.de, sweep.norm))
-    return Facts(clean, heads, delta, _strongest(found, flows), ablated, cut, reached, te, de, norm, sweep.caption)
+    return replace(told, delta=delta, flows=_strongest(found, flows), node=ablated, te=te, de=de, norm=norm)
 
 
 def along(graph: "CausalGraph", facts: Facts, effects: "Mapping[Edge | str, float]", count: int) -> Facts:

@@ -54,12 +54,12 @@ def draw(
     graph
         The compiled graph.
     result
-        A sweep: boxes are then filled by their mean direct effect on the target's centred logit in the natural
-        world (logits; blue raises it, orange lowers it, white is 0).
+        A sweep: boxes are then filled by their mean direct effect on the outcome (by default the target's centred
+        logit) in the natural world (blue raises it, orange lowers it, white is 0).
     node
         The node whose ablation is shown: its incoming edges are cut, arrows lead to the strongest responders
-        (colour and width: mean ΔDE in logits), and what does not respond is faded.  Without it the strongest
-        arrows of the whole sweep are drawn.
+        (colour and width: mean ΔDE), and what does not respond is faded.  Without it the strongest
+        arrows of the whole sweep are drawn.  A sweep without responders (a curved outcome) has no arrows.
     prompt
         Show one prompt (its place in the sweep) instead of the mean over prompts.
     path, format
@@ -132,7 +132,7 @@ def _dot(graph: "CausalGraph", facts: Facts, fold: bool, title: str) -> str:
     largest = max((abs(flow[2]) for flow in facts.flows), default=0.0)
     lanes = _lanes(layout, facts)
     for flow in reversed(facts.flows):  # the strongest is drawn last, on top
-        _flow(dot, layout, flow, largest, lanes.get(flow[:2], 0.0), facts.paths)
+        _flow(dot, layout, flow, largest, lanes.get(flow[:2], 0.0), facts)
     hidden = _surgery(dot, layout, graph)
     scale = max((abs(value) for value in facts.clean.values()), default=0.0)
     for block in graph.blocks:
@@ -203,13 +203,13 @@ def _lanes(layout: Layout, facts: Facts) -> dict[tuple[Box, Box], float]:
     return lanes
 
 
-def _flow_hint(flow: tuple[Box, Box, float], paths: bool) -> str:
-    source, target, value = _name(flow[0]), _name(flow[1]), signed(flow[2], 3)
-    return f"{source} to {target}: {value} logits" if paths else f"{source} ablated: ΔDE of {target} = {value} logits"
+def _flow_hint(flow: tuple[Box, Box, float], facts: Facts) -> str:
+    source, target, value = _name(flow[0]), _name(flow[1]), f"{signed(flow[2], 3)} {facts.unit}"
+    return f"{source} to {target}: {value}" if facts.paths else f"{source} ablated: ΔDE of {target} = {value}"
 
 
 def _flow(
-    dot: "graphviz.Digraph", layout: Layout, flow: tuple[Box, Box, float], largest: float, lane: float, paths: bool
+    dot: "graphviz.Digraph", layout: Layout, flow: tuple[Box, Box, float], largest: float, lane: float, facts: Facts
 ) -> None:
     source, target = layout.slots.get(flow[0]), layout.slots.get(flow[1])
     if source is None or target is None:
@@ -221,7 +221,7 @@ def _flow(
     dot.edge(_name(flow[0]), _name(flow[1]), pos=f"e,{target.outer:.1f},{target.y:.1f} {spline(*points)}",
              color=f"{colour}{round(120 + 125 * share):02x}", penwidth=f"{0.8 + 3.0 * share:.2f}",
              arrowsize=f"{size:.2f}",
-             tooltip=_flow_hint(flow, paths),
+             tooltip=_flow_hint(flow, facts),
              **{"class": "flow"})  # fmt: skip
 
 
@@ -275,10 +275,10 @@ def _pale(colour: str) -> str:
 def _hint(box: Box, facts: Facts) -> str:
     parts = [_name(box)]
     if box in facts.clean:
-        parts.append(f"direct effect {signed(facts.clean[box], 3)} logits")
+        parts.append(f"direct effect {signed(facts.clean[box], 3)} {facts.unit}")
     if facts.cut and box not in facts.cut:
         if box in facts.delta:
-            parts.append(f"ΔDE {signed(facts.delta[box], 3)} logits")
+            parts.append(f"ΔDE {signed(facts.delta[box], 3)} {facts.unit}")
         parts.append("downstream of do" if box in facts.reached else "not downstream of do")
     return "; ".join(parts)
 
@@ -324,7 +324,8 @@ def _heads(dot: "graphviz.Digraph", box: Box, slot: Slot, heads: int, facts: Fac
         row, column = divmod(head, HEADS_A_ROW)
         value = facts.heads.get((box[1], head), 0.0)
         fill = diverging(value, largest)
-        hint = f"{_name(box)}.head[{head}]" + (f"; direct effect {signed(value, 3)} logits" if facts.heads else "")
+        hint = f"{_name(box)}.head[{head}]"
+        hint += f"; direct effect {signed(value, 3)} {facts.unit}" if facts.heads else ""
         ablated = facts.node == Node("head", box[1], head)
         place = (slot.x - slot.width / 2 + 4 + wide * (column + 0.5),
                  slot.y + slot.height / 2 - HEADER - CELL * (row + 0.5))  # fmt: skip
@@ -349,12 +350,14 @@ def _legend(dot: "graphviz.Digraph", facts: Facts, scale: float, title: str, sur
     lines = [("attention left, MLP right; ⊕ adds to the residual stream, which carries all edges downwards", MUTED)]
     if facts.clean:
         lines.append(("", "scale"))
-        lines.append(("fill: direct effect (DE) in the natural world, logits", INK))
+        lines.append((f"fill: direct effect (DE) in the natural world, {facts.unit}", INK))
+    if facts.whole:
+        lines.append((f"no arrows: the compensation in {facts.whole} is no sum over responders", INK))
     if facts.flows or facts.delta:
         what = f"ΔDE when {facts.node} is ablated" if facts.node else "ΔDE when the arrow's source is ablated"
         what = "path effect along the arrow" if facts.paths else what
         largest = max((abs(flow[2]) for flow in facts.flows), default=0.0)
-        lines.append((f"arrows: {what}, logits; blue rises, orange falls; widest ±{largest:.2f}", INK))
+        lines.append((f"arrows: {what}, {facts.unit}; blue rises, orange falls; widest ±{largest:.2f}", INK))
     if facts.cut:
         lines.append(("double border: set by do, incoming edges cut", INK))
         rest = ", or |ΔDE| below 5 % of the largest" if facts.delta else ""

@@ -16,6 +16,7 @@ import numpy as np
 from causalnet.draw.palette import signed
 from causalnet.draw.payload import NODE_KEYS, encode, node_rows, prompt_budget, sweep_payload
 from causalnet.draw.sweep import Sweep, as_sweep
+from causalnet.effects.words import words_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -102,6 +103,7 @@ def render(
         arms=[_section(arm, sweep) for arm, sweep in zip(run.arms, sweeps, strict=True)],
         held=held,
         comparison=_comparison(comparison) if len(run.arms) > 1 else None,
+        words=sweeps[0].words,
         families=families,
         quantities=_QUANTITIES,
         tables=[_table(name, rows) for name, rows in run.tables.items()],
@@ -152,21 +154,29 @@ def _data(
     families, room = [], _VARIANT_BYTES
     for family, variants in run.variants.items():
         base = _base(run, family)
-        members = [] if base is None else [{"label": _MAIN, "rows": node_rows(sweeps[base], run.arms[base].summary)}]
+        members = [] if base is None else [_member(_MAIN, sweeps[base], run.arms[base].summary)]
         for variant in variants:
-            rows = _kept(variant.summary)
+            member = _member(variant.label, None, variant.summary)
             if variant.data is not None:
                 room -= 9 * variant.data.sizes["node"] * variant.data.sizes["responder"]
             if variant.data is not None and room >= 0:
                 sweep = as_sweep(variant.data)
-                sets.append(sweep_payload(f"{family}: {variant.label}", sweep, variant.summary, None, group=family))
-                rows = node_rows(sweep, variant.summary)
-            members.append({"label": variant.label, "rows": rows})
+                # Who responds to whom tells a parallel layer from a sequential one; without responders the graph does.
+                graph = None if base is None or sweep.responders else run.arms[base].graph
+                sets.append(sweep_payload(f"{family}: {variant.label}", sweep, variant.summary, graph, group=family))
+                member = _member(variant.label, sweep, variant.summary)
+            members.append(member)
         main = [] if base is None else [(_MAIN, run.arms[base].summary)]
         table = _family_table(family, [*main, *((one.label, one.summary) for one in variants)])
         families.append({"name": family, "members": members, "table": table})
     shown = [{"name": one["name"], "members": one["members"]} for one in families]
     return {"sets": sets, "families": shown}, families
+
+
+def _member(label: str, sweep: Sweep | None, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a chart over layers knows of one variant."""
+    rows = _kept(summary) if sweep is None else node_rows(sweep, summary)
+    return {"label": label, "rows": rows, "unit": (words_of(summary) if sweep is None else sweep.words).unit}
 
 
 def _base(run: "Run", family: str) -> int | None:
@@ -212,6 +222,8 @@ def _asked(sweeps: Sequence[Sweep]) -> str:
         "zero": "by zero (zero ablation)",
         "mean": "by its mean over prompts (mean ablation)",
     }.get(first.ablation, f"by {first.ablation} ablation")
+    outcome = "the target's centred logit" if first.words.usual else first.words.outcome
+    split = "" if first.words.by_responder else " (by worlds: this outcome is no sum over the nodes that respond)"
     kinds = {node.kind for node in first.nodes}
     words = {
         frozenset({"attn", "mlp"}): "Every attention layer and every MLP",
@@ -219,9 +231,9 @@ def _asked(sweeps: Sequence[Sweep]) -> str:
         frozenset({"mlp"}): "Every MLP",
     }.get(frozenset(kinds), f"Each of {len(first.nodes)} nodes")
     return (
-        f"{words} was replaced, one at a time, {place}, {value}. Each total effect on the "
-        "target's centred logit was then split into the node's own direct effect, the compensation by all that is "
-        "downstream of it in the causal graph, and the final norm."
+        f"{words} was replaced, one at a time, {place}, {value}. Each total effect on "
+        f"{outcome} was then split into the node's own direct effect, the compensation by all that is "
+        f"downstream of it in the causal graph, and the final norm{split}."
     )
 
 
@@ -259,21 +271,28 @@ def _sure(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _closure(summary: Mapping[str, Any], sweep: Sweep) -> str:
+    words = sweep.words
+    if not words.by_responder:
+        largest = float(np.nanmax(np.abs(sweep.te - sweep.de - sweep.ce - sweep.norm)))
+        return (
+            f"Closure: TE and DE + CE + NORM differ by at most {largest:.2g} {words.unit}; each part is a difference "
+            "of forward passes, so that they add up by construction."
+        )
     if "closure_max_abs" in summary:
         largest, relative = float(summary["closure_max_abs"]), float(summary["closure_max_rel"])
         return (
-            f"Closure: the model's own logits and the sum DE + CE + NORM differ by at most {largest:.2g} logits "
-            f"({relative:.2g} of the logit) over all prompts, nodes and donors."
+            f"Closure: the model's own logits and the sum DE + CE + NORM differ by at most {largest:.2g} {words.unit} "
+            f"({relative:.2g} of the {'logit' if words.usual else 'outcome'}) over all prompts, nodes and donors."
         )
     largest = float(np.abs(sweep.te - sweep.de - sweep.ce - sweep.norm).max())
-    return f"Closure: donor means of TE and DE + CE + NORM differ by at most {largest:.2g} logits."
+    return f"Closure: donor means of TE and DE + CE + NORM differ by at most {largest:.2g} {words.unit}."
 
 
 def _node_table(summary: Mapping[str, Any], sweep: Sweep) -> Rows:
     rows = [row for row in summary.get("nodes", ()) if isinstance(row, Mapping)] or node_rows(sweep, {})
     columns = [key for key in _COLUMNS if any(key in row for row in rows)]
     body = [[Cell(str(row.get("name", ""))), *(_cell(key, row.get(key)) for key in columns)] for row in rows]
-    caption = "Means over prompts of the donor means, in logits; slope and R² over prompts"
+    caption = f"Means over prompts of the donor means, in {sweep.words.unit}; slope and R² over prompts"
     return Rows(caption, ["node", *(_COLUMNS[key] for key in columns)], body)
 
 
@@ -320,7 +339,7 @@ def _family_table(family: str, variants: Sequence[tuple[str, Mapping[str, Any]]]
         nodes = [row for row in summary.get("nodes", ()) if "slope" in row]
         best = max(nodes, key=lambda row: row["slope"]) if nodes else {}
         pooled = summary.get("pooled", {}).get("all", {})
-        stable = bool(pooled.get("stable"))
+        stable = bool(pooled.get("stable")) and pooled.get("lost", 1.0) > 0
         body.append([
             Cell(label), Cell(str(len(nodes))), Cell(str(summary.get("prompts", ""))),
             _cell("slope", best.get("slope")), Cell(str(best.get("name", ""))),

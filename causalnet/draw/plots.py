@@ -75,7 +75,7 @@ def impact(data: "xr.Dataset | Sweep") -> "list[Axes]":
     Parameters
     ----------
     data
-        A sweep; ``clean_direct`` and ``te`` are read (logits).
+        A sweep; ``clean_direct`` and ``te`` are read, in the outcome's units.
 
     Returns
     -------
@@ -97,9 +97,11 @@ def impact(data: "xr.Dataset | Sweep") -> "list[Axes]":
         layer_axis(axis, sweep.layers)
         axis.set_title(_TITLES[kind])
     legend(axes)
-    axes[0].set_ylabel("target's centred logit (logits)")
+    what = "target's centred logit" if sweep.words.usual else sweep.words.outcome
+    axes[0].set_ylabel(f"{what} ({sweep.words.unit})")
+    raises = "promotes the target" if sweep.words.usual else f"raises {sweep.words.outcome}"
     caption(axes[0].figure, f"{sweep.caption}. Thick bars: 95 % t interval of the mean over prompts; thin bars: the "
-            "middle 90 % of prompts. Positive: the layer promotes the target.")  # fmt: skip
+            f"middle 90 % of prompts. Positive: the layer {raises}.")  # fmt: skip
     return axes
 
 
@@ -124,7 +126,7 @@ def drop_vs_direct(data: "xr.Dataset | Sweep") -> "list[Axes]":
     Parameters
     ----------
     data
-        A sweep; ``clean_direct`` and ``te`` are read (logits).
+        A sweep; ``clean_direct`` and ``te`` are read, in the outcome's units.
 
     Returns
     -------
@@ -142,8 +144,8 @@ def drop_vs_direct(data: "xr.Dataset | Sweep") -> "list[Axes]":
         zero_line(axis)
         above = float((y > x).mean())
         axis.set_title(f"{_TITLES[kind]}: breakage {above:.0%}, repair {1 - above:.0%} of points")
-        axis.set_xlabel("direct effect, unablated (logits)")
-        axis.set_ylabel("drop when ablated, −TE (logits)")
+        axis.set_xlabel(f"direct effect, unablated ({sweep.words.unit})")
+        axis.set_ylabel(f"drop when ablated, −TE ({sweep.words.unit})")
     legend(axes)
     depth_bar(axes[0].figure, axes, sweep.layers)
     caption(axes[0].figure, f"{sweep.caption}. One point per prompt and layer. Above the line more is lost than the "
@@ -176,7 +178,7 @@ def example(
     Parameters
     ----------
     data
-        A sweep; ``clean_responder``, ``clean_direct``, ``de`` and ``delta_de`` are read (logits).
+        A sweep; ``clean_responder``, ``clean_direct``, ``de`` and ``delta_de`` are read.
     prompt
         Place of the prompt in the sweep.
     node
@@ -192,11 +194,12 @@ def example(
     Raises
     ------
     InputError
-        If the prompt does not exist.
+        If the prompt does not exist, or the sweep has no responders (a curved outcome).
     UnknownNodeError
         If the node was not ablated.
     """
     whole = as_sweep(data)
+    whole.need_responders("every layer's change")
     if not 0 <= prompt < whole.prompts:
         raise InputError(f"prompt {prompt} does not exist; legal: 0 to {whole.prompts - 1}")
     clean = dict(zip(whole.responders, whole.clean_responder[prompt].tolist(), strict=True))
@@ -226,7 +229,7 @@ def example(
         layer_axis(axis, whole.layers)
         axis.set_title(_TITLES[kind])
     legend(axes)
-    axes[0].set_ylabel("direct effect (logits)")
+    axes[0].set_ylabel(f"direct effect ({whole.words.unit})")
     text = f" Prompt {prompt}"
     if show_prompt and "text" in whole.data:
         text += f": “{drawable(str(whole.data['text'].values[prompt]))}”"
@@ -236,8 +239,8 @@ def example(
     moving = sorted((one for one in mean if mean[one] != 0), key=lambda one: -abs(mean[one]))[:5]
     named = ", ".join(f"{one} {signed(mean[one])}" for one in moving) or "none"
     caption(axes[0].figure, f"{text.strip()}. Dotted line: the ablated layer; thin lines: {int(there.sum())} donors; "
-            f"{whole.ablation} ablation; logits; TE {signed(float(whole.te[prompt, place]))}. Largest responders (mean "
-            f"ΔDE): {named}.")  # fmt: skip
+            f"{whole.ablation} ablation; {whole.scale}; TE {signed(float(whole.te[prompt, place]))}. "
+            f"Largest responders (mean ΔDE): {named}.")  # fmt: skip
     return axes
 
 
@@ -253,7 +256,7 @@ def waterfall(data: "xr.Dataset | Sweep", node: Node | str | None = None, *, axi
     Parameters
     ----------
     data
-        A sweep (logits; effect = Y(do) − Y).
+        A sweep; effect = Y(do) − Y.
     node
         The ablated node; by default the one with the largest mean direct effect.
     axis
@@ -262,14 +265,16 @@ def waterfall(data: "xr.Dataset | Sweep", node: Node | str | None = None, *, axi
     Returns
     -------
     Axes
-        Bars: DE, CE carried by attention, CE carried by MLPs, NORM, and their sum, the total effect.
+        Bars: DE, CE carried by attention and by MLPs (one bar where it is no sum over responders), NORM, and their
+        sum, the total effect.
     """
     sweep = as_sweep(data)
     place = sweep.strongest() if node is None else sweep.place(node)
+    response = {"CE\nattention": sweep.delta_attn[:, place], "CE\nMLP": sweep.delta_mlp[:, place]}
+    response = response if sweep.words.by_responder else {"CE\n(all later)": sweep.ce[:, place]}
     parts = {
         "DE\n(own loss)": sweep.de[:, place],
-        "CE\nattention": sweep.delta_attn[:, place],
-        "CE\nMLP": sweep.delta_mlp[:, place],
+        **response,
         "NORM\n(final σ)": sweep.norm[:, place],
     }
     own = axis is None
@@ -294,7 +299,7 @@ def waterfall(data: "xr.Dataset | Sweep", node: Node | str | None = None, *, axi
     axis.set_xticks(range(len(labels)), labels)
     axis.grid(axis="x", visible=False)
     zero_line(axis)
-    axis.set_ylabel("effect on the target's logit (logits)")
+    axis.set_ylabel(f"effect on {sweep.words.quantity} ({sweep.words.unit})")
     axis.set_title(f"{sweep.nodes[place]} ablated: TE = DE + CE + NORM")
     if own:
         caption(axis.figure, f"{sweep.caption}. Bars: means over prompts; whiskers: 95 % t intervals.", 96)

@@ -10,6 +10,7 @@ from causalnet.draw.plots import KINDS, depth_of, layer_axis, line_width, presen
 from causalnet.draw.style import ARMS, caption, drawable, kind_style, legend, panels, slope_scale, styled
 from causalnet.draw.sweep import Array, Sweep, as_sweep, by_name, interval
 from causalnet.effects.statistics import r2_interval, regression
+from causalnet.effects.words import words_of
 from causalnet.errors import InputError, explain
 from causalnet.graph.node import Node
 
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["by_responder_kind", "explained", "variants"]
 
 _NAMES = {"attn": "attention", "mlp": "MLPs"}
-_QUANTITIES = {
-    "slope": "slope of CE on direct effect", "r2": "R² of CE on direct effect", "te": "TE (logits)",
-    "de": "DE (logits)", "ce": "CE (logits)", "norm": "NORM (logits)", "self_repair": "CE + NORM (logits)",
-    "ce_attn": "CE of attention (logits)", "ce_mlp": "CE of MLPs (logits)", "clean_direct": "direct effect (logits)",
+_IN_UNITS = {
+    "te": "TE", "de": "DE", "ce": "CE", "norm": "NORM", "self_repair": "CE + NORM", "ce_attn": "CE of attention",
+    "ce_mlp": "CE of MLPs", "clean_direct": "direct effect",
+}  # fmt: skip
+_QUANTITIES = _IN_UNITS | {
+    "slope": "slope of CE on direct effect", "r2": "R² of CE on direct effect",
     "pooled": "Σ(CE + NORM) / Σ(−DE)", "above_drop": "share of prompts above the drop",
 }  # fmt: skip
 
@@ -35,7 +38,7 @@ def explained(data: "xr.Dataset | Sweep", summary: Mapping[str, Any] | None = No
     Parameters
     ----------
     data
-        A sweep; ``clean_direct`` and ``te`` are read (logits).
+        A sweep; ``clean_direct`` and ``te`` are read, in the outcome's units.
     summary
         The run's summary, for ``above_drop`` with its intervals; without it they are t intervals.
 
@@ -108,7 +111,7 @@ def by_responder_kind(
     Parameters
     ----------
     data
-        A sweep; ``delta_de`` and ``clean_direct`` are read (logits).
+        A sweep; ``delta_de`` and ``clean_direct`` are read, in the outcome's units.
     nodes
         The ablated nodes, one column each (four at most); by default the three attention layers with the largest
         R² of CE on the direct effect, in order.
@@ -124,9 +127,10 @@ def by_responder_kind(
     UnknownNodeError
         If a node was not ablated.
     InputError
-        If there are none or more than four.
+        If there are none or more than four, or the sweep has no responders (a curved outcome).
     """
     sweep = as_sweep(data)
+    sweep.need_responders("the responses of attention and of MLPs")
     places = _steady(sweep) if nodes is None else [sweep.place(node) for node in nodes]
     if not 1 <= len(places) <= 4:
         raise InputError(f"{len(places)} nodes were given; this figure shows 1 to 4")
@@ -136,9 +140,9 @@ def by_responder_kind(
             _response(axes[at * len(places) + column], sweep, place, kind, response[:, place])
     for column, place in enumerate(places):
         axes[column].set_title(f"{sweep.nodes[place]} ablated")
-        axes[len(places) + column].set_xlabel("direct effect, unablated (logits)")
+        axes[len(places) + column].set_xlabel(f"direct effect, unablated ({sweep.words.unit})")
     for at, kind in enumerate(KINDS):
-        axes[at * len(places)].set_ylabel(f"ΔDE of {_NAMES[kind]} (logits)")
+        axes[at * len(places)].set_ylabel(f"ΔDE of {_NAMES[kind]} ({sweep.words.unit})")
     legend(axes, columns=1)
     caption(axes[0].figure, f"{sweep.caption}. One point per prompt: the summed ΔDE of all later attention layers "
             "(above) and MLPs (below). Lines: least squares. Share: of the mean CE.", 46 * len(places))  # fmt: skip
@@ -198,6 +202,8 @@ def variants(
     kinds = [kind for kind in KINDS if any(_of(node, kind) for found in rows.values() for node, _ in found)] or ["attn"]
     layers = 1 + max((node.layer or 0 for found in rows.values() for node, _ in found), default=0)
     axes = panels(len(quantities), len(kinds), width=3.5 * len(quantities) + 0.5, height=2.5 * len(kinds) + 1.2)
+    units = dict.fromkeys(words_of(one).unit for one in summaries.values())
+    unit = next(iter(units)) if len(units) == 1 else "each in its own units"
     beyond = ""
     for at, kind in enumerate(kinds):
         for column, name in enumerate(quantities):
@@ -207,12 +213,12 @@ def variants(
             zero_line(axis)
             layer_axis(axis, layers)
             axis.set_xlabel("ablated layer")
-            axis.set_ylabel(_QUANTITIES[name])
+            axis.set_ylabel(f"{_QUANTITIES[name]} ({unit})" if name in _IN_UNITS else _QUANTITIES[name])
             axis.set_title(f"{'MLP' if kind == 'mlp' else 'Attention'} ablated")
     _key(axes[0], list(summaries))
     counts = ", ".join(f"{drawable(label, 30)}: {one.get('prompts', '?')}" for label, one in summaries.items())
-    caption(axes[0].figure, f"Variants by {drawable(family, 40)}; prompts: {counts}; effect = Y(do) − Y, logits. Bars: "
-            f"95 % intervals over prompts.{beyond}", 50 * len(quantities))  # fmt: skip
+    caption(axes[0].figure, f"Variants by {drawable(family, 40)}; prompts: {counts}; effect = Y(do) − Y, {unit}. "
+            f"Bars: 95 % intervals over prompts.{beyond}", 50 * len(quantities))  # fmt: skip
     return axes
 
 

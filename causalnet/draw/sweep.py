@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from causalnet.effects.statistics import donor_mean
-from causalnet.errors import DataError, UnknownNodeError, explain
+from causalnet.effects.words import OutcomeWords, words_of
+from causalnet.errors import DataError, InputError, UnknownNodeError, explain
 from causalnet.graph.node import Node
 
 if TYPE_CHECKING:
@@ -32,15 +33,16 @@ class Sweep:
     nodes, responders
         The ablated nodes and the components whose direct effects were followed.
     te, de, ce, norm, clean
-        ``[prompt, node]``, logits; effect = Y(do) − Y; ``clean`` is the node's own direct effect, unablated.
+        ``[prompt, node]``, in the outcome's units; effect = Y(do) − Y; ``clean`` is the node's own direct effect,
+        unablated.
     delta_attn, delta_mlp
-        ``[prompt, node]``, logits: the part of ``ce`` that attention and MLP responders carry.
+        ``[prompt, node]``: the part of ``ce`` that attention and MLP responders carry; 0 without responders.
     coupling
-        ``[node, responder]``, logits: ΔDE averaged over prompts and donors.
+        ``[node, responder]``: ΔDE averaged over prompts and donors.
     responses
-        ``[prompt, node, responder]``, logits: ΔDE averaged over donors, in single precision.
+        ``[prompt, node, responder]``: ΔDE averaged over donors, in single precision.
     clean_responder
-        ``[prompt, responder]``, logits: direct effects in the natural world.
+        ``[prompt, responder]``: direct effects in the natural world.
     """
 
     data: "xr.Dataset"
@@ -77,11 +79,33 @@ class Sweep:
         """Return how nodes were ablated."""
         return str(self.data.attrs.get("ablation", "ablation"))
 
+    @functools.cached_property
+    def words(self) -> OutcomeWords:
+        """Return in which words and units its numbers are told."""
+        return words_of(self.data)
+
     @property
     def caption(self) -> str:
-        """Return what every caption says: prompts, donors, ablation, sign."""
+        """Return what every caption says: prompts, donors, ablation, outcome, units, sign."""
         donors = f", mean over {self.donors} donors" if self.donors > 1 else ""
-        return f"n = {self.prompts} prompts{donors}; {self.ablation} ablation; logits; effect = Y(do) − Y"
+        return f"n = {self.prompts} prompts{donors}; {self.ablation} ablation; {self.scale}; effect = Y(do) − Y"
+
+    @property
+    def scale(self) -> str:
+        """Return the units, with the outcome where it is not the target's logit."""
+        return self.words.unit if self.words.usual else f"{self.words.outcome}, {self.words.unit}"
+
+    def need_responders(self, what: str) -> None:
+        """Refuse a figure of single responders where the sweep has none.
+
+        Raises
+        ------
+        InputError
+            Saying why.
+        """
+        if not self.words.by_responder:
+            why = f"the compensatory effect on {self.words.outcome} is no sum over responders"
+            raise InputError(explain(f"{what} cannot be shown: {why}", mend="show its ce as a whole"))
 
     def of_kind(self, kind: str) -> list[int]:
         """Return the places of the attention (heads included) or MLP nodes on the node axis, in order of layer."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causalnet.effects.findings import number, spread
-from causalnet.effects.parts import FRACTIONS, GROUPS, PARTS, group, prompt_means
+from causalnet.effects.parts import FRACTIONS, GROUPS, PARTS, by_kind, group, prompt_means
 from causalnet.effects.statistics import Interval, function_interval, holm, mean_interval, slope_difference
 from causalnet.effects.statistics.means import divide
 from causalnet.effects.statistics.resampling import quiet, warn_few
@@ -45,15 +45,15 @@ def compare(
     -------
     dict
         ``names, prompts, same_target, nodes, pooled, findings``; JSON-ready.  ``nodes`` holds per node the
-        differences of means (logits), of slopes and of pooled fractions, each with an interval over prompts;
-        ``pooled`` the same for Σ part / Σ(−DE) over groups of nodes.
+        differences of means (in the outcome's units), of slopes and of pooled fractions, each with an interval over
+        prompts; ``pooled`` the same for Σ part / Σ(−DE) over groups of nodes.
 
     Raises
     ------
     DataError
-        If the sweeps share no prompt or no node, or differ in ablation or position.
+        If the sweeps share no prompt or no node, or differ in ablation, position or units.
     """
-    for key in ("ablation", "position"):
+    for key in ("ablation", "position", "units"):
         if ds_a.attrs[key] != ds_b.attrs[key]:
             raise DataError(f"the sweeps differ in {key}: {ds_a.attrs[key]!r} and {ds_b.attrs[key]!r}")
     names = names or (str(summary_a["model"]), str(summary_b["model"]))
@@ -77,7 +77,8 @@ def compare(
         "same_target": int(np.sum(targets[0] == targets[1])),
     }
     with quiet():
-        result |= {"pooled": _pooled(pair, nodes, options), "nodes": _nodes(pair, nodes, options)}
+        parts = by_kind(by_kind(PARTS, ds_a), ds_b)
+        result |= {"pooled": _pooled(pair, nodes, parts, options), "nodes": _nodes(pair, nodes, parts, options)}
     result["findings"] = _sentences(result)
     return result
 
@@ -97,16 +98,20 @@ def _matched(ds_a: "xr.Dataset", ds_b: "xr.Dataset") -> tuple[list[int], list[in
     return rows
 
 
-def _nodes(pair: list[dict[str, np.ndarray]], names: list[str], options: dict[str, Any]) -> list[dict[str, Any]]:
+def _nodes(
+    pair: list[dict[str, np.ndarray]], names: list[str], parts: tuple[str, ...], options: dict[str, Any]
+) -> list[dict[str, Any]]:
     from scipy.special import stdtr
 
     a, b = pair
-    means = mean_interval(np.stack([b[name] - a[name] for name in PARTS], axis=-1), **options)
+    means = mean_interval(np.stack([b[name] - a[name] for name in parts], axis=-1), **options)
     columns: dict[str, Interval] = {}
-    for place, name in enumerate(PARTS):
+    for place, name in enumerate(parts):
         columns[name] = Interval(*(part[:, place] for part in (means.estimate, means.se, means.low, means.high)))
     n = len(a["clean"])
     for key, part in (("slope", "ce"), ("slope_ce_attn", "ce_attn"), ("slope_repair", "self_repair")):
+        if part not in parts:
+            continue
         columns[key] = slope_difference((b["clean"], b[part]), (a["clean"], a[part]), **options)
     columns["pooled"] = _fraction(pair, "self_repair", options)
     slope = columns["slope"]
@@ -122,14 +127,16 @@ def _nodes(pair: list[dict[str, np.ndarray]], names: list[str], options: dict[st
     return found
 
 
-def _pooled(pair: list[dict[str, np.ndarray]], names: list[str], options: dict[str, Any]) -> dict[str, Any]:
+def _pooled(
+    pair: list[dict[str, np.ndarray]], names: list[str], parts: tuple[str, ...], options: dict[str, Any]
+) -> dict[str, Any]:
     inside = {which: group(names, which) for which in GROUPS}
     inside = {which: chosen for which, chosen in inside.items() if chosen.any()}
     masks = np.stack(list(inside.values()), axis=1).astype(np.float64)  # [node, group]
     summed = [{key: values @ masks for key, values in one.items()} for one in pair]  # [prompt, group]
     lost = [mean_interval(-one["de"], **options) for one in summed]
     stable = lost[0].excludes(0.0) & lost[1].excludes(0.0) & (len(pair[0]["de"]) >= 3)
-    shares = {part: _fraction(summed, part, options) for part in FRACTIONS}
+    shares = {part: _fraction(summed, part, options) for part in FRACTIONS if part in parts}
     found: dict[str, Any] = {}
     for place, (which, chosen) in enumerate(inside.items()):
         entry: dict[str, Any] = {"nodes": int(chosen.sum()), "stable": bool(stable[place])}
@@ -194,6 +201,8 @@ def _group_sentence(result: Mapping[str, Any], which: str) -> str:
         )
     parts = []
     shown = (("self_repair", "in all"), ("ce_attn", "by attention"), ("ce_mlp", "by MLPs"), ("norm", "by the norm"))
+    if "ce_attn" not in entry:
+        shown = (("self_repair", "in all"), ("ce", "by later layers"), ("norm", "by the norm"))
     for key, name in shown:
         one = entry[key]
         low, high = one["difference_ci"]

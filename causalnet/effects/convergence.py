@@ -27,8 +27,8 @@ def convergence(ds: "xr.Dataset") -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        One row per (node, part, donors): ``estimate`` (logits), ``se`` over prompts, and ``se_draws``, the part of
-        it that more donors would remove (0 for one donor, where it cannot be seen).
+        One row per (node, part, donors): ``estimate`` (in the outcome's units), ``se`` over prompts, and
+        ``se_draws``, the part of it that more donors would remove (0 for one donor, where it cannot be seen).
     """
     rows = []
     for part in CONVERGING:

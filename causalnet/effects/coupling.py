@@ -28,9 +28,9 @@ def coupling(ds: "xr.Dataset", *, level: float = 0.95, bootstrap: int = 2000, se
     Returns
     -------
     list of dict
-        One row per (node, responder) that responds anywhere: ``delta_de`` with limits (logits), the responder's
-        mean ``clean`` direct effect, the ``kind`` of the mean response and the shares of prompts that are
-        ``repairing``, ``erasing_less``, ``breaking`` and ``silent``
+        One row per (node, responder) that responds anywhere: ``delta_de`` with limits (in the outcome's units), the
+        responder's mean ``clean`` direct effect, the ``kind`` of the mean response and the shares of prompts that
+        are ``repairing``, ``erasing_less``, ``breaking`` and ``silent``
         (:func:`causalnet.effects.decompose.response_kinds`).
     """
     means = response_means(ds)
@@ -65,8 +65,11 @@ def participation(
     -------
     list of dict
         One row per node: ``responders`` that respond anywhere, ``of_mean`` the participation ratio of the mean
-        response, ``per_prompt`` the mean over prompts of each prompt's own, with limits.
+        response, ``per_prompt`` the mean over prompts of each prompt's own, with limits.  None where the sweep has no
+        responders: there CE is known as a whole alone.
     """
+    if not ds.sizes["responder"]:
+        return []
     means = response_means(ds).astype(np.float64)
     single = participation_ratio(means)
     with quiet():

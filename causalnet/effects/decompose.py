@@ -14,12 +14,11 @@ from causalnet.effects.estimands import LOGIT, natural_effects
 from causalnet.engine.plan import Reading
 from causalnet.errors import InputError, explain
 from causalnet.expr import CE, NATURAL_WORLD, NORM, Assignment, Outcome, World, compile_queries
+from causalnet.expr.outcomes import LINEAR, LOGITS
 from causalnet.expr.refs import Component
 from causalnet.graph import CausalGraph, Node
 
 __all__ = ["KINDS", "Split", "fractions", "response_kinds", "split"]
-
-_LINEAR = ("logit", "precap_logit", "logit_diff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +62,7 @@ class Split:
 
     @property
     def self_repair(self) -> np.ndarray:
-        """TE − DE = CE + NORM, as Rushing and Nanda (2024) define it; positive where logit comes back."""
+        """TE − DE = CE + NORM, as Rushing and Nanda (2024) define it; positive where it comes back."""
         return self.te - self.de
 
     @property
@@ -84,8 +83,8 @@ def split(scm: Scm, *s: Assignment, outcome: Outcome = LOGIT) -> Split:
     s
         The intervention: any nodes or sets of nodes, any positions, any source.
     outcome
-        Any outcome.  With ``logit``, ``logit_diff`` or ``precap_logit`` the parts are also added up from
-        contributions; a model with a soft-cap needs ``precap_logit`` for that.
+        Any outcome.  With ``logit``, ``logit_diff``, ``precap_logit`` or ``projection`` the parts are also added up
+        from contributions; of logits, a model with a soft-cap needs ``precap_logit`` for that.
 
     Returns
     -------
@@ -148,7 +147,7 @@ def split(scm: Scm, *s: Assignment, outcome: Outcome = LOGIT) -> Split:
 def _adds_up(scm: Scm, world: World, outcome: Outcome) -> bool:
     """Whether effects in this world are sums over contributions."""
     capped = isinstance(scm, PromptedModel) and scm.mechanisms.readout.softcap is not None
-    if outcome.name not in _LINEAR or (capped and outcome.name != "precap_logit"):
+    if outcome.name not in LINEAR or (capped and outcome.name in LOGITS and outcome.name != "precap_logit"):
         return False
     return all(
         site.node.contributes and (site.receiver is None or site.receiver.kind != "logits") for site in world.sites

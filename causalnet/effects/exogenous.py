@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from causalnet.effects.options import Options
 from causalnet.effects.sweep import find_targets
+from causalnet.effects.vectors import as_vector
 from causalnet.engine.sources import Inputs
-from causalnet.errors import InputError, PromptError, explain
+from causalnet.errors import PromptError, explain
 from causalnet.expr.positions import Position, Span, indices
 from causalnet.expr.values import Mean, Noise, Patch, Resample
 from causalnet.expr.world import World
@@ -55,7 +55,7 @@ class Exogenous:
             spans=_ranges(self.encoded, spans),
             targets=self.encoded.answers() if self.by_answer else None,
             pairs={name: self._pair(name) for name in sorted(pairs)},
-            vectors={name: _vector(name, given) for name, given in self.options.vectors.items()},
+            vectors={name: as_vector(name, given) for name, given in self.options.vectors.items()},
             seed=int(self.options.seed),
         )
         self.pool: Encoded | None = None
@@ -187,12 +187,3 @@ def _with_pairs(prompts: Prompts, names: Iterable[str]) -> Prompts:
         for one in prompts
     )
     return replace(prompts, items=items)
-
-
-def _vector(name: str, given: Any) -> torch.Tensor:
-    if isinstance(given, torch.Tensor):
-        return given.detach()
-    try:
-        return torch.as_tensor(np.asarray(given, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"vector {name!r} is no vector of numbers: {error}") from None

@@ -17,6 +17,8 @@ __all__ = [
 
 SCHEMA = "causalnet-sweep/1"
 UNITS = "logits (natural log units)"
+"""Of every effect on a logit or a difference of two; where another outcome is read, that outcome's."""
+
 SIGN = "effect = Y(do) - Y: ablating a node that promotes the target gives a negative te"
 ESTIMAND = (
     "total effect (te) on the target's centred logit of setting one node, split as te = de + ce + norm + residual "

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from causalnet.effects.words import words_of
 from causalnet.graph.node import Node
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ def findings(result: "Mapping[str, Any] | xr.Dataset") -> list[str]:
 
     The first: at which nodes the layers downstream give back what the ablation removed (their response is above 0
     on average and grows with the node's direct effect, after Holm's correction), and where most.
-    The second: which share of all that was lost comes back, from attention, from MLPs and from the final norm.
+    The second: which share of all that was lost comes back, from attention, from MLPs and from the final norm
+    (from all that is downstream together, where the outcome is no sum over responders).
     The third: at which nodes the total effect is smaller than the direct one (TE − DE above 0), and at which larger.
     The fourth: whether that has the shape of McGrath et al. (2023), where later layers are restored and earlier not.
     The fifth: how often the response repairs rather than breaks, and how well the split closes.
@@ -78,6 +80,7 @@ def number(value: float, percent: bool = False) -> str:
 
 def _compensated(summary: Mapping[str, Any]) -> str:
     nodes, level, few = summary["nodes"], summary["level"], summary["prompts"] < 3
+    words = words_of(summary)
     drawn = f", {summary['donors']} donors each" if summary["donors"] else ""
     of = f"{len(nodes)} nodes ({summary['ablation']} ablation, {summary['prompts']} prompts{drawn})"
     if few:
@@ -87,7 +90,7 @@ def _compensated(summary: Mapping[str, Any]) -> str:
     falls = [node for node in sure if node["slope_ci"][1] < 0]
     gives = [node for node in grows if node["ce_ci"][0] > 0]
     rest = f"; at {len(falls)} the response falls with it (breakage)" if falls else ""
-    response = "the summed response of later layers"
+    response = "the summed response of later layers" if words.by_responder else "the response of later layers"
     if not grows:
         best = max(nodes, key=lambda node: node["slope"])
         return (
@@ -99,7 +102,7 @@ def _compensated(summary: Mapping[str, Any]) -> str:
     source = f", the largest part from {same[0]}" if same else ""
     strongest = (
         f"{best['name']}, slope {spread(best, 'slope', level)}, R² {number(best['r2'])}, mean response "
-        f"{spread(best, 'ce', level)} logits{source}"
+        f"{spread(best, 'ce', level)} {words.unit}{source}"
     )
     if not gives:
         return (
@@ -115,43 +118,44 @@ def _compensated(summary: Mapping[str, Any]) -> str:
 
 
 def _shares(summary: Mapping[str, Any]) -> str:
-    pooled, level = summary["pooled"]["all"], summary["level"]
-    removed = f"{number(pooled['lost'])} logits"
+    pooled, level, words = summary["pooled"]["all"], summary["level"], words_of(summary)
+    removed = words.amount(number(pooled["lost"]))
     if not pooled["stable"] or pooled["lost"] <= 0:
         doubt = "which cannot be told from 0" if not pooled["stable"] else "so nothing was lost"
         return f"Summed over nodes the ablations remove {removed} directly, {doubt}: no share of it is given."
     total, low, high = pooled["self_repair"], *pooled["self_repair_ci"]
     sense = "comes back" if low > 0 else "is lost on top (breakage)" if high < 0 else "comes back, which may be none"
+    givers = {"ce_attn": "attention", "ce_mlp": "MLPs"} if words.by_responder else {"ce": "later layers"}
+    given = ", ".join(f"{name} {spread(pooled, part, level, True)}" for part, name in givers.items())
     shown = dict(pooled)
     if high < 0:
         shown |= {"self_repair": -total, "self_repair_ci": [-high, -low]}
     return (
         f"Of the {removed} that the ablations remove directly (summed over nodes, mean over "
         f"prompts) {spread(shown, 'self_repair', level, True)} {sense}: the final norm gives "
-        f"{spread(pooled, 'norm', level, True)}, attention {spread(pooled, 'ce_attn', level, True)}, MLPs "
-        f"{spread(pooled, 'ce_mlp', level, True)}."
+        f"{spread(pooled, 'norm', level, True)}, {given}."
     )
 
 
 def _lossy(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the nodes whose ablation clearly removes logit directly."""
+    """Return the nodes whose ablation clearly lowers the outcome directly."""
     return [node for node in summary["nodes"] if node["de_ci"][1] < 0]
 
 
 def _restored(summary: Mapping[str, Any]) -> str:
-    level, lossy = summary["level"], _lossy(summary)
+    level, lossy, words = summary["level"], _lossy(summary), words_of(summary)
     if summary["prompts"] < 3 or not lossy:
-        return "At no node can it be told that the ablation removes logit directly, so none can be called restored."
+        return f"At no node can it be told that the ablation {words.removes}, so none can be called restored."
     up = sorted((n for n in lossy if n["self_repair_ci"][0] > 0), key=lambda n: -n["self_repair"])
     down = sorted((n for n in lossy if n["self_repair_ci"][1] < 0), key=lambda n: n["self_repair"])
     said = []
     for found, what in ((up, "above 0 (restored)"), (down, "below 0 (breakage)")):
-        named = f", most at {found[0]['name']}: {spread(found[0], 'self_repair', level)} logits" if found else ""
+        named = f", most at {found[0]['name']}: {spread(found[0], 'self_repair', level)} {words.unit}" if found else ""
         names = f" ({_names(found)})" if len(found) > 1 else ""
         said.append(f"{what} at {len(found) or 'none'}{names}{named}")
     rest = len(lossy) - len(up) - len(down)
     return (
-        f"Of the {len(lossy)} nodes whose ablation clearly removes logit directly, TE − DE is {said[0]}, and "
+        f"Of the {len(lossy)} nodes whose ablation clearly {words.removes}, TE − DE is {said[0]}, and "
         f"{said[1]}; at {rest or 'none'} it cannot be told from 0."
     )
 
@@ -179,16 +183,22 @@ def _shape(summary: Mapping[str, Any]) -> str:
         verdict = "holds in part"
     return (
         f"The shape reported by McGrath et al. (2023), |TE| below |DE| in later layers, {verdict}: of the nodes that "
-        f"clearly lose logit directly, {late} of {of_late} in the later half of the {layers} layers are restored and "
+        f"{words_of(summary).lose}, {late} of {of_late} in the later half of the {layers} layers are restored and "
         f"{broken[1]} break further; in the earlier half {early} of {of_early} and {broken[0]}."
     )
 
 
 def _checks(summary: Mapping[str, Any]) -> str:
-    pooled, level = summary["pooled"]["all"], summary["level"]
-    return (
+    pooled, level, words = summary["pooled"]["all"], summary["level"], words_of(summary)
+    closed = "" if words.by_responder else ", each part being a difference of forward passes"
+    repaired = (
         f"Where an ablation lowers the direct effect, the total drop is smaller than that (repair) in "
         f"{spread(pooled, 'repaired_pairs', level, True)} of prompt–node pairs and larger or equal (breakage) in the "
-        f"others; TE − DE − CE − NORM is at most {summary['closure_max_abs']:.1e} logits, "
-        f"{summary['closure_max_rel']:.1e} relative."
+        f"others"
+    )
+    if not words.usual and pooled["repaired_pairs_ci"] == [0.0, 0.0]:  # outcomes such as KL have none to repair
+        repaired = f"No ablation lowers {words.outcome} directly on any prompt and then less in total (repair)"
+    return (
+        f"{repaired}; TE − DE − CE − NORM is at most {summary['closure_max_abs']:.1e} {words.unit}, "
+        f"{summary['closure_max_rel']:.1e} relative{closed}."
     )

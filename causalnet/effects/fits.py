@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from causalnet.effects.parts import prompt_means
+from causalnet.effects.parts import by_kind, prompt_means
 from causalnet.effects.statistics import permutation_p, r2_interval, regression, slope_interval
 from causalnet.effects.statistics.resampling import quiet
 
@@ -38,7 +38,8 @@ def fits(
     -------
     list of dict
         One row per (node, part, regressor): ``slope`` with limits (wild bootstrap, HC3), ``intercept``, ``r2``
-        with limits, ``n`` prompts and ``p_null`` (permutation).  The slope is 0 where nothing responds.
+        with limits, ``n`` prompts and ``p_null`` (permutation).  The slope is 0 where nothing responds.  Without
+        responders (a curved outcome) ``ce_attn`` and ``ce_mlp`` are left out.
 
     References
     ----------
@@ -64,7 +65,7 @@ def fits(
     rows = []
     options = {"level": level, "draws": bootstrap, "seed": seed}
     with quiet():
-        for part in FITTED:
+        for part in by_kind(FITTED, ds):
             for regressor in REGRESSORS:
                 given = x[regressor], means[part]
                 line = regression(*given)

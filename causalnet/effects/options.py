@@ -30,7 +30,8 @@ class Options:
     target
         What ``target`` means: the natural world's ``"argmax"``, or the prompts' ``"answer"``.
     vectors
-        Vectors [d_model] or [prompt, d_model] by name, for ``value``, ``add`` and ``project_out``.
+        Vectors [d_model] or [prompt, d_model] by name, for ``value``, ``add`` and ``project_out``; [d_model]
+        for ``projection``.
     level
         Confidence level.
     strata

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from causalnet.effects.statistics.donors import donor_mean
+from causalnet.effects.words import words_of
 from causalnet.graph.node import Node
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = [
     "GROUPS",
     "PARTS",
     "blocks",
+    "by_kind",
     "cells",
     "closure",
     "group",
@@ -30,6 +32,7 @@ PARTS = ("te", "de", "ce", "ce_attn", "ce_mlp", "norm", "self_repair")
 # Those that are given as shares of what an ablation removes directly.
 FRACTIONS = ("self_repair", "ce", "ce_attn", "ce_mlp", "norm")
 GROUPS = ("all", "attn", "mlp")
+_BY_KIND = ("ce_attn", "ce_mlp")
 _BLOCK = 1 << 24  # bytes of changes of direct effects that are held at a time
 
 
@@ -44,7 +47,7 @@ def self_repair(ds: "xr.Dataset") -> "xr.DataArray":
     Returns
     -------
     xarray.DataArray
-        [prompt, node, donor], in logits; positive where the rest of the network gives back logit.
+        [prompt, node, donor], in the outcome's units; positive where the rest of the network gives back of it.
 
     References
     ----------
@@ -63,6 +66,12 @@ def kind(name: str) -> str:
     """
     own = Node.parse(name).kind
     return "attn" if own in ("attn", "head", "bias") else own
+
+
+def by_kind(parts: Sequence[str], ds: "xr.Dataset") -> tuple[str, ...]:
+    """Return which parts a sweep has: attention's and MLPs' shares of CE only where CE is a sum over responders."""
+    kept = words_of(ds).by_responder
+    return tuple(name for name in parts if kept or name not in _BY_KIND)
 
 
 def blocks(ds: "xr.Dataset") -> Iterator[slice]:
@@ -117,13 +126,15 @@ def closure(ds: "xr.Dataset") -> tuple[float, float]:
     Returns
     -------
     tuple of float
-        Logits, and the share of the larger of the clean |logit| and |DE| + Σ|ΔDE| + |NORM| of the same cell.
+        In the outcome's units, and as the share of the larger of the clean |outcome| and |DE| + Σ|ΔDE| + |NORM| of
+        the same cell (|CE| where it is no sum over responders).
     """
     largest = relative = 0.0
     for block in blocks(ds):
         residual = np.abs(ds["residual"][block].values.astype(np.float64))
         parts = np.abs(ds["de"][block].values.astype(np.float64)) + np.abs(ds["norm"][block].values.astype(np.float64))
-        parts += np.abs(ds["delta_de"][block].values).sum(-1, dtype=np.float64)
+        response = ds["delta_de"][block].values if ds.sizes["responder"] else ds["ce"][block].values[..., None]
+        parts += np.abs(response).sum(-1, dtype=np.float64)
         size = np.fmax(parts, np.abs(ds["clean_logit"][block].values.astype(np.float64))[:, None, None])
         share = np.divide(residual, size, out=np.zeros_like(residual), where=size > 0)
         largest, relative = max(largest, float(np.nanmax(residual))), max(relative, float(np.nanmax(share)))

@@ -112,7 +112,7 @@ def prepare(
         features=prompts.feature_names,
     )
     questions = tuple(_question(one, prompts) for one in compiled)
-    lookup = token_lookup(tokenizer, mechanisms.readout.weight.shape[0], _tokens(questions))
+    lookup = token_lookup(tokenizer, mechanisms.readout.weight.shape[0], _tokens(questions), options.vectors)
     readings = [reading for one in questions for reading in one.readings]
     exogenous = Exogenous(
         mechanisms,

@@ -18,7 +18,6 @@ import numpy as np
 from causalnet.effects.fields import (
     ATTRIBUTES,
     COORDINATES,
-    ESTIMAND,
     RUN_KEYS,
     SCHEMA,
     SIGN,
@@ -27,6 +26,7 @@ from causalnet.effects.fields import (
     Variable,
 )
 from causalnet.effects.validation import validate
+from causalnet.effects.words import effect_units, estimand_of, meaning, read_in, sign_of
 from causalnet.errors import DataError, InputError, RunExistsError, UnknownNameError, explain
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def sweep_dataset(
     ablation: str,
     run: Mapping[str, Any],
     expression: str,
-    estimand: str = ESTIMAND,
+    estimand: str = "",
     position: str = "last",
     donor_pool: str | None = None,
     ce: np.ndarray | None = None,
@@ -82,8 +82,8 @@ def sweep_dataset(
     Parameters
     ----------
     te, de, norm
-        Effects, [prompt, node, donor]; the donor axis has size 1 where nothing is drawn; donors that a
-        prompt lacks are NaN, at the end of the axis.
+        Effects, [prompt, node, donor], in the units of the outcome that ``expression`` reads; the donor axis has
+        size 1 where nothing is drawn; donors that a prompt lacks are NaN, at the end of the axis.
     delta_de
         [prompt, node, donor, responder]; 0 where the responder is not a descendant of the node.
     clean_direct, clean_responder, clean_logit
@@ -95,11 +95,13 @@ def sweep_dataset(
     donor_index
         [prompt, donor], the number of the donor prompt, -1 where there is none.
     model, ablation, run, expression, estimand, position
-        Attributes; ``run`` must hold ``versions, seed, dtype, device, arguments`` and be JSON.
+        Attributes; ``run`` must hold ``versions, seed, dtype, device, arguments`` and be JSON; ``estimand`` is
+        made from the outcome where it is not given.
     donor_pool
         ``prompts``, ``separate`` or ``none``; found from ``donor_index`` when not given.
     ce, residual
-        Computed from the others, in float64, when not given.
+        Computed from the others, in float64, when not given.  Where the responder axis is empty because CE is no
+        sum over responders (a curved outcome), ``ce`` has to be given.
     dtype
         Of the effects as stored.
 
@@ -130,7 +132,9 @@ def sweep_dataset(
     donor_index = np.asarray(donor_index)
     drawn = (donor_index >= 0).sum(-1)
     if ce is None:
-        ce = np.asarray(delta_de).sum(-1, dtype=np.float64)
+        summed = np.asarray(delta_de).sum(-1, dtype=np.float64)
+        # Without responders the sum does not know which donors are missing.
+        ce = np.where(np.isnan(te), np.nan, summed) if np.shape(te) == summed.shape else summed
     if residual is None:
         parts = [np.asarray(part, np.float64) for part in (te, de, ce, norm)]
         _same_shape(dict(zip(("te", "de", "ce", "norm"), parts, strict=True)))
@@ -141,14 +145,16 @@ def sweep_dataset(
         **{"target_id": target_id, "target": target, "text": text},
         **{"donor_index": donor_index, "donors_used": drawn.astype(np.int64)},
     }
-    data = {}
+    data, outcome = {}, read_in(expression)
+    units, by_responder = effect_units(outcome), len(responders) > 0
     for name, variable in VARIABLES.items():
         array = _as_kind(arrays[name], variable.kind, dtype)
         if array.ndim != len(variable.dims):
             raise DataError(
                 explain(f"{name} has {array.ndim} axes, shape {array.shape}; it needs {list(variable.dims)}")
             )
-        data[name] = (variable.dims, array, {"units": variable.units, "long_name": variable.long_name})
+        own = units if variable.units == UNITS else variable.units
+        data[name] = (variable.dims, array, {"units": own, "long_name": meaning(variable, outcome, by_responder)})
     prompts, donors = donor_index.shape if donor_index.ndim == 2 else (0, 0)
     coords = {"prompt": np.arange(prompts), "node": np.array(list(nodes), dtype=np.str_), "donor": np.arange(donors)}
     coords["responder"] = np.array(list(responders), dtype=np.str_)
@@ -157,7 +163,8 @@ def sweep_dataset(
     for name, variable in COORDINATES.items():
         ds[name].attrs.update(units=variable.units, long_name=variable.long_name)
     ds.attrs = {
-        **{"schema": SCHEMA, "estimand": estimand, "expression": expression, "units": UNITS, "sign": SIGN},
+        **{"schema": SCHEMA, "estimand": estimand or estimand_of(outcome), "expression": expression},
+        **{"units": units, "sign": sign_of(outcome)},
         **{"ablation": ablation, "donor_pool": donor_pool or ("prompts" if drawn.any() else "none")},
         **{"position": position, "model": model, "run": _run_text(run)},
     }

@@ -16,6 +16,7 @@ from causalnet.effects.parts import (
     FRACTIONS,
     GROUPS,
     PARTS,
+    by_kind,
     cells,
     closure,
     group,
@@ -37,6 +38,7 @@ from causalnet.effects.statistics import (
     slope_interval,
 )
 from causalnet.effects.statistics.resampling import FEW, quiet, warn_few
+from causalnet.effects.words import words_of
 from causalnet.errors import InputError, NonFiniteError, explain
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Summarise a sweep: the content of ``summary.json``, every number finite and JSON-ready.
 
-    Means are over prompts of the mean over each prompt's donors, in logits; effect = Y(do) − Y.
+    Means are over prompts of the mean over each prompt's donors, in the outcome's units; effect = Y(do) − Y.
 
     Parameters
     ----------
@@ -168,13 +170,16 @@ def summarise(
         seed,
     )
     largest, relative = closure(ds)
-    names = ds["node"].values.tolist()
+    names, words = ds["node"].values.tolist(), words_of(ds)
     used = ds["donors_used"].values
     summary = {
         "model": ds.attrs["model"],
         "ablation": ds.attrs["ablation"],
         "position": ds.attrs["position"],
-        "units": ds.attrs["units"],
+        "outcome": words.outcome,
+        "units": words.units,
+        "unit": words.unit,
+        "by_responder": words.by_responder,
         "sign": ds.attrs["sign"],
         "estimand": ds.attrs["estimand"],
         "pool": pool,
@@ -192,7 +197,7 @@ def summarise(
     }
     warn_few(len(labels))
     with quiet():
-        summary |= {"pooled": _pooled(sample, names), "nodes": _nodes(ds, sample, names, permutations)}
+        summary |= {"pooled": _pooled(ds, sample, names), "nodes": _nodes(ds, sample, names, permutations)}
     return _plain(summary, "summary")
 
 
@@ -200,7 +205,7 @@ def _nodes(ds: "xr.Dataset", sample: _Sample, names: list[str], permutations: in
     means, clean = sample.means, sample.means["clean"]
     lost = -means["de"]
     columns: dict[str, Any] = {"name": names}
-    intervals = sample.mean(PARTS)
+    intervals = sample.mean(by_kind(PARTS, ds))
     loss = intervals["de"]
     for name, found in intervals.items():
         _put(columns, name, found)
@@ -219,9 +224,9 @@ def _nodes(ds: "xr.Dataset", sample: _Sample, names: list[str], permutations: in
         columns[key] = adjusted
     _put(columns, "slope_lost", sample.slope(lost, "ce"))
     columns["r2_lost"] = regression(lost, means["ce"]).r2
-    for one in ("attn", "mlp"):
-        part = regression(clean, means[f"ce_{one}"])
-        columns |= {f"slope_ce_{one}": part.slope, f"r2_ce_{one}": part.r2}
+    for one in by_kind(("ce_attn", "ce_mlp"), ds):
+        part = regression(clean, means[one])
+        columns |= {f"slope_{one}": part.slope, f"r2_{one}": part.r2}
     _put(columns, "slope_repair", sample.slope(clean, "self_repair"))
     columns["r2_te"] = regression(clean, means["te"]).r2
     _put(columns, "pooled", sample.fraction(sample.parts["self_repair"], -sample.parts["de"]))
@@ -231,7 +236,7 @@ def _nodes(ds: "xr.Dataset", sample: _Sample, names: list[str], permutations: in
     return [{key: values[place] for key, values in columns.items()} for place in range(len(names))]
 
 
-def _pooled(sample: _Sample, names: list[str]) -> dict[str, Any]:
+def _pooled(ds: "xr.Dataset", sample: _Sample, names: list[str]) -> dict[str, Any]:
     """Σ part / Σ(−DE) over the prompts and the nodes of each group, and how often repair beats breakage."""
     inside = {which: group(names, which) for which in GROUPS}
     inside = {which: chosen for which, chosen in inside.items() if chosen.any()}
@@ -239,7 +244,8 @@ def _pooled(sample: _Sample, names: list[str]) -> dict[str, Any]:
     summed = {name: part @ masks for name, part in sample.parts.items()}  # [prompt, (donor,) group]
     lost = -summed["de"]
     loss = mean_interval(-sample.means["de"] @ masks, **sample.options)
-    top = np.stack([summed[part] for part in FRACTIONS], axis=-1)
+    kept = by_kind(FRACTIONS, ds)
+    top = np.stack([summed[part] for part in kept], axis=-1)
     shares = sample.fraction(top, np.broadcast_to(lost[..., None], top.shape))
     eligible = (sample.means["de"] < 0).astype(np.float64)
     # What is within rounding of nothing repairs nothing.
@@ -250,7 +256,7 @@ def _pooled(sample: _Sample, names: list[str]) -> dict[str, Any]:
     for place, (which, chosen) in enumerate(inside.items()):
         entry: dict[str, Any] = {"nodes": int(chosen.sum()), "stable": stable[place]}
         _put(entry, "lost", _column(loss, place))
-        for rank, part in enumerate(FRACTIONS):
+        for rank, part in enumerate(kept):
             _put(entry, part, _column(_column(shares, rank), place))
         _put(entry, "repaired_pairs", _column(pairs, place))
         found[which] = entry

@@ -10,8 +10,9 @@ docs):
 contributions, so that the closure residual says something.  Which nodes respond is read off the graph:
 the descendants of X that contribute to the logits.
 
-Y may be any outcome that is linear in the contributions once the norm is held: the centred logit of a token,
-or the difference of two.
+This is so for outcomes that are linear in the contributions once the norm is held: the centred logit of a token,
+the difference of two, or the projection on a vector.  For every other outcome the same parts are differences of
+worlds, and ``CE`` is no sum over responders (:mod:`causalnet.effects.curved`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from causalnet.effects.curved import measure_worlds
 from causalnet.effects.schema import sweep_dataset
 from causalnet.engine.inputs import Inputs
 from causalnet.engine.plan import Plan, Reading, plan
 from causalnet.engine.run import run
 from causalnet.errors import InputError, UnsupportedModelError, explain
-from causalnet.expr.outcomes import TARGET, Outcome
+from causalnet.expr.outcomes import LINEAR, TARGET, VECTORS, Outcome
 from causalnet.expr.positions import LAST, Position
 from causalnet.expr.refs import Component
-from causalnet.expr.values import NATURAL, SiteValue
+from causalnet.expr.values import NATURAL, ZERO, SiteValue
 from causalnet.expr.world import NATURAL_WORLD, Site, World
 from causalnet.graph import CausalGraph, Node
 from causalnet.model.mechanism import Mechanisms
@@ -36,19 +38,33 @@ from causalnet.model.mechanism import Mechanisms
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Cell", "Measured", "answering", "cells", "expression", "find_targets", "linear_outcome", "measure", "sweep"]
+__all__ = [
+    "Cell",
+    "Measured",
+    "adds_up",
+    "answering",
+    "cells",
+    "expression",
+    "find_targets",
+    "measure",
+    "sweep",
+    "swept_outcome",
+]
 
 
 @dataclass(frozen=True)
 class Cell:
     """One row of the sweep: a node, the world in which it is set, and who may respond.
 
-    ``frozen`` is the same world with the final norm held at its natural scale.
+    ``frozen`` is the same world with the final norm held at its natural scale, ``held`` with everything downstream
+    of the node held natural; in ``removed`` the node is 0 at the last token and everything downstream is natural.
     """
 
     node: Node
     world: World
     frozen: World
+    held: World
+    removed: World
     responders: tuple[Node, ...]
 
     @property
@@ -88,7 +104,9 @@ def cells(
         # The bias of an attention whose heads are nodes is a constant: it answers nothing.
         responders = tuple(other for other in graph.contributors if other in reached and other.kind != "bias")
         frozen = World((write, (Site(Node("norm")), NATURAL)))
-        found.append(Cell(node, World((write,)), frozen, responders))
+        below = [(Site(other), NATURAL) for other in graph.ordered(reached) if other.kind not in ("resid", "logits")]
+        held, removed = World((write, *below)), World(((Site(node, LAST), ZERO), *below))
+        found.append(Cell(node, World((write,)), frozen, held, removed, responders))
     return tuple(found)
 
 
@@ -103,25 +121,29 @@ def answering(found: Sequence[Cell], graph: CausalGraph) -> tuple[Node, ...]:
     return tuple(node for node in graph.contributors if node in reached)
 
 
-def linear_outcome(mechanisms: Mechanisms, outcome: Outcome | None = None) -> Outcome:
+def swept_outcome(mechanisms: Mechanisms, outcome: Outcome | None = None) -> Outcome:
     """Return the outcome that a sweep splits, checked; by default the target's logit, before a soft-cap.
 
     Raises
     ------
     InputError
-        If the outcome is not linear in the contributions, so that it has no responders to add up.
+        If it is a node's direct effect, which leaves that node out of what responds, or is read elsewhere than at
+        the last token.
     """
-    capped = mechanisms.readout.softcap is not None
     if outcome is None:
-        return Outcome("precap_logit" if capped else "logit", (TARGET,))
-    linear = ("precap_logit",) if capped else ("logit", "logit_diff", "precap_logit")
-    if outcome.name not in linear:
-        what = f"{outcome} is not linear in the contributions, so it does not split over responders"
-        mend = f"choose {' or '.join(linear)}, or ask for its TE, DE, CE and NORM by 'causalnet do'"
-        raise InputError(explain(what, mend=mend))
+        return Outcome("precap_logit" if mechanisms.readout.softcap is not None else "logit", (TARGET,))
+    if outcome.name == "direct":
+        what = f"{outcome} is one node's direct effect, not an outcome of the whole network"
+        raise InputError(explain(what, mend="a sweep of logit(target) holds every node's in delta_de"))
     if outcome.position != LAST:
         raise InputError(explain(f"{outcome} is not read at the last token", mend="a sweep reads there"))
     return outcome
+
+
+def adds_up(mechanisms: Mechanisms, outcome: Outcome) -> bool:
+    """Return whether effects on an outcome are sums over contributions once the norm is held."""
+    uncapped = mechanisms.readout.softcap is None or outcome.name in ("precap_logit", *VECTORS)
+    return outcome.name in LINEAR and uncapped
 
 
 def _direct(world: World, node: Node, outcome: Outcome) -> tuple[tuple[float, Reading], ...]:
@@ -155,10 +177,10 @@ def plan_sweep(
     graph: CausalGraph | None = None,
     outcome: Outcome | None = None,
 ) -> Plan:
-    """Plan a sweep's cells as one computation."""
+    """Plan a sweep's cells, of an outcome that adds up, as one computation."""
     graph = mechanisms.graph if graph is None else graph
     worlds = [world for cell in found for world in (cell.world, cell.frozen)]
-    readings = _readings(graph, found, linear_outcome(mechanisms, outcome))
+    readings = _readings(graph, found, swept_outcome(mechanisms, outcome))
     return plan(mechanisms.graph, worlds, readings, inputs.shape, draws=inputs.count)
 
 
@@ -168,18 +190,19 @@ class Measured:
 
     Attributes
     ----------
-    te, de, norm
+    te, de, ce, norm
         [prompt, node, donor]; NaN where a prompt has fewer donors.
     delta_de
-        [prompt, node, donor, responder].
+        [prompt, node, donor, responder]; the responder axis is empty where the outcome does not add up.
     clean_direct, clean_responder, clean_logit
-        [prompt, node], [prompt, responder], [prompt].
+        [prompt, node], [prompt, responder], [prompt]; the last is the outcome with nothing set.
     targets
         [prompt]: token of each prompt's target.
     """
 
     te: np.ndarray
     de: np.ndarray
+    ce: np.ndarray
     norm: np.ndarray
     delta_de: np.ndarray
     clean_direct: np.ndarray
@@ -188,11 +211,10 @@ class Measured:
     targets: np.ndarray
 
     def arrays(self) -> dict[str, Any]:
-        """Return the variables of the schema that are measured, with ``ce`` and ``residual`` in float64."""
-        ce = self.delta_de.sum(-1)
-        found = {name: getattr(self, name) for name in ("te", "de", "norm", "delta_de")}
+        """Return the variables of the schema that are measured, in float64."""
+        found = {name: getattr(self, name) for name in ("te", "de", "ce", "norm", "delta_de")}
         found |= {name: getattr(self, name) for name in ("clean_direct", "clean_responder", "clean_logit")}
-        return {**found, "ce": ce, "residual": self.te - self.de - ce - self.norm}
+        return {**found, "residual": self.te - self.de - self.ce - self.norm}
 
 
 def measure(
@@ -220,7 +242,7 @@ def measure(
     responders
         The responder axis; default those of these cells.
     outcome, lookup
-        What is read (see :func:`linear_outcome`), and how its tokens become numbers.
+        What is read (see :func:`swept_outcome`), and how its tokens become numbers.
     memory, progress
         As in :func:`causalnet.engine.run.run`.
 
@@ -233,10 +255,16 @@ def measure(
     UnsupportedModelError
         If a node's direct effect is not defined (heads before a norm).
     InputError
-        If the outcome does not split.
+        If the outcome cannot be swept.
     """
     _check_direct(graph, [cell.node for cell in found])
-    outcome = linear_outcome(mechanisms, outcome)
+    outcome = swept_outcome(mechanisms, outcome)
+    if not adds_up(mechanisms, outcome):
+        parts, targets = measure_worlds(
+            mechanisms, inputs, found, outcome, lookup=lookup, memory=memory, progress=progress
+        )
+        none = np.zeros((*parts["te"].shape, 0))
+        return Measured(**parts, delta_de=none, clean_responder=none[:, 0, 0], targets=targets)
     planned = plan_sweep(mechanisms, found, inputs, graph, outcome)
     trace = run(mechanisms, planned, inputs, lookup=lookup, memory=memory, progress=progress)
     values = trace.values
@@ -265,6 +293,7 @@ def measure(
     return Measured(
         te,
         de,
+        delta.sum(-1),
         norm,
         delta,
         np.concatenate([natural[cell.node] for cell in found], axis=1),
@@ -323,19 +352,19 @@ def sweep(
     Returns
     -------
     xarray.Dataset
-        ``te, de, ce, norm, residual [prompt, node, donor]`` and the rest of the sweep schema; logits
-        centred over the vocabulary, effect = Y(do) − Y.
+        ``te, de, ce, norm, residual [prompt, node, donor]`` and the rest of the sweep schema, in the outcome's
+        units (logits centred over the vocabulary, by default); effect = Y(do) − Y.
 
     Raises
     ------
     UnsupportedModelError
         If a node's direct effect is not defined (heads before a norm).
     InputError
-        If the outcome does not split.
+        If the outcome cannot be swept.
     """
     graph = mechanisms.graph if graph is None else graph
     found = cells(graph, nodes, value, position)
-    responders = answering(found, graph)
+    responders = answering(found, graph) if adds_up(mechanisms, swept_outcome(mechanisms, outcome)) else ()
     made = measure(
         mechanisms, inputs, found, graph=graph, responders=responders, outcome=outcome, lookup=lookup,
         memory=memory, progress=progress,

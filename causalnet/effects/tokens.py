@@ -1,17 +1,20 @@
 """Tokens that outcomes name: a string must be one token of the model's tokenizer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from causalnet.errors import InputError, explain
-from causalnet.expr.outcomes import Token
+from causalnet.effects.vectors import as_vector
+from causalnet.errors import InputError, UnknownNameError, explain
+from causalnet.expr.outcomes import Along, Token
 from causalnet.prompts.tokens import token_ids
 
 __all__ = ["token_lookup"]
 
 
-def token_lookup(tokenizer: Any, vocab: int, tokens: Iterable[Token]) -> Callable[[str], int]:
-    """Look up every token that outcomes name, before anything is run.
+def token_lookup(
+    tokenizer: Any, vocab: int, tokens: Iterable[Token], vectors: Mapping[str, Any] | None = None
+) -> Callable[[str], int]:
+    """Look up every token and every vector that outcomes name, before anything is run.
 
     A string is one token if the tokenizer makes one token of it, alone or as the continuation of a text
     (``" Mary"`` then is the word after a space, also where the tokenizer puts a space before every text),
@@ -24,17 +27,22 @@ def token_lookup(tokenizer: Any, vocab: int, tokens: Iterable[Token]) -> Callabl
     vocab
         Number of tokens that the model predicts.
     tokens
-        What outcomes read: strings, token numbers, ``target``.
+        What outcomes read: strings, token numbers, ``target``, vectors to project on.
+    vectors
+        Vectors [d_model] by name.
 
     Returns
     -------
     Callable
-        From a string to its token's number.
+        From a string to its token's number; where a vector is read along, a
+        :class:`causalnet.engine.readings.Lookup` that holds it.
 
     Raises
     ------
     InputError
         If a string is more than one token (its pieces are listed) or unknown, or a number is too large.
+    UnknownNameError
+        If a vector is not given.
 
     Examples
     --------
@@ -48,13 +56,29 @@ def token_lookup(tokenizer: Any, vocab: int, tokens: Iterable[Token]) -> Callabl
     causalnet.errors.InputError: "Mary Ann" is not one token but 2: 4, 3; name one token, or its number
     """
     found: dict[str, int] = {}
+    along: dict[str, Any] = {}
     for token in dict.fromkeys(tokens):
+        if isinstance(token, Along):
+            along[token.name] = _vector(token, vectors or {})
+            continue
         if isinstance(token, str):
             found[token] = _single(tokenizer, token)
         number = found.get(token) if isinstance(token, str) else token
         if isinstance(number, int) and number >= vocab:
             raise InputError(f"token {number} does not exist: the model predicts tokens 0 to {vocab - 1}")
-    return found.__getitem__
+    if not along:
+        return found.__getitem__
+    from causalnet.engine.readings import Lookup
+
+    return Lookup(found.__getitem__, along)
+
+
+def _vector(token: Along, vectors: Mapping[str, Any]) -> Any:
+    """Return a vector that an outcome reads along, as a tensor."""
+    if token.name not in vectors:
+        mend = f'give vectors={{"{token.name}": v}}'
+        raise UnknownNameError(explain(f"{token}: no vector of that name", legal=vectors, got=token.name, mend=mend))
+    return as_vector(token.name, vectors[token.name])
 
 
 def _single(tokenizer: Any, text: str) -> int:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from causalnet.effects.fields import ATTRIBUTES, COORDINATES, POOLS, RUN_KEYS, SCHEMA, VARIABLES, Variable
+from causalnet.effects.fields import ATTRIBUTES, COORDINATES, POOLS, RUN_KEYS, SCHEMA, UNITS, VARIABLES, Variable
+from causalnet.effects.words import effect_units, read_in
 from causalnet.errors import DataError, UnknownNodeError, explain
+from causalnet.expr.outcomes import LINEAR
 from causalnet.graph.node import Node
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def validate(ds: "xr.Dataset") -> None:
             if name not in holder:
                 kind = "coordinate" if table is COORDINATES else "variable"
                 raise DataError(explain(f"{kind} {name!r} is missing", got=name, legal=sorted(map(str, holder))))
-            _check_variable(ds[name], variable)
+            _check_variable(ds[name], variable, ds.attrs["units"])
     for name in ("node", "responder"):
         _check_nodes(name, ds[name].values.tolist())
     if len(set(ds["prompt"].values.tolist())) < ds.sizes["prompt"]:
@@ -50,6 +52,7 @@ def validate(ds: "xr.Dataset") -> None:
     for name, size in ds.sizes.items():
         if size == 0 and name != "responder":
             raise DataError(f"dimension {name!r} is empty")
+    _check_outcome(ds)
     _check_donors(ds)
     _check_sums(ds)
 
@@ -74,8 +77,17 @@ def _check_attributes(ds: "xr.Dataset") -> None:
         raise DataError(f"attribute 'run' lacks {', '.join(missing)}")
 
 
-def _check_variable(array: "xr.DataArray", variable: Variable) -> None:
-    name = variable.name
+def _check_outcome(ds: "xr.Dataset") -> None:
+    """Hold units and responders to the outcome that the expression reads."""
+    outcome, units = read_in(ds.attrs["expression"]), ds.attrs["units"]
+    if units != effect_units(outcome):
+        raise DataError(f"attribute 'units' is {units!r}; effects on {outcome} are in {effect_units(outcome)!r}")
+    if outcome.name not in LINEAR and ds.sizes["responder"]:
+        raise DataError(f"responder is not empty, but the compensatory effect on {outcome} is no sum over responders")
+
+
+def _check_variable(array: "xr.DataArray", variable: Variable, units: str) -> None:
+    name, legal = variable.name, units if variable.units == UNITS else variable.units
     if array.dims != variable.dims:
         raise DataError(f"{name} has dimensions {list(array.dims)}; it needs {list(variable.dims)}")
     kind = array.dtype.kind
@@ -94,8 +106,8 @@ def _check_variable(array: "xr.DataArray", variable: Variable) -> None:
     for key in ("units", "long_name"):
         if not isinstance(array.attrs.get(key), str):
             raise DataError(f"{name} has no attribute {key!r}")
-    if array.attrs["units"] != variable.units:
-        raise DataError(f"{name} is in {array.attrs['units']!r}; it needs {variable.units!r}")
+    if array.attrs["units"] != legal:
+        raise DataError(f"{name} is in {array.attrs['units']!r}; it needs {legal!r}")
 
 
 def _check_nodes(name: str, values: list[str]) -> None:
@@ -156,7 +168,7 @@ def _check_donors(ds: "xr.Dataset") -> None:
 
 
 def _check_sums(ds: "xr.Dataset") -> None:
-    """Hold ce to the responders' sum and residual to the split, up to what rounding can explain."""
+    """Hold ce to the responders' sum, where it is one, and residual to the split, up to what rounding can explain."""
     cells = {name: ds[name].values.astype(np.float64) for name in ("te", "de", "ce", "norm", "residual")}
     delta = ds["delta_de"].values
     total, size = delta.sum(-1, dtype=np.float64), np.abs(delta).sum(-1, dtype=np.float64)
@@ -166,6 +178,8 @@ def _check_sums(ds: "xr.Dataset") -> None:
         ("ce", cells["ce"], total, size, "the sum of delta_de over the responders"),
         ("residual", cells["residual"], split, span, "te - de - ce - norm"),
     ):
+        if name == "ce" and not ds.sizes["responder"]:
+            continue  # by worlds
         with np.errstate(invalid="ignore"):
             bad = np.abs(given - expected) > 1e-4 * scale + 1e-5
         if bad.any():

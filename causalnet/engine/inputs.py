@@ -8,6 +8,7 @@ import numpy as np
 
 from causalnet.engine.plan import Plan, Reading, Shape, draws_of
 from causalnet.errors import ExpressionError, InputError, PromptError, UnknownNameError, explain
+from causalnet.expr.outcomes import Along
 from causalnet.expr.positions import At, Position, indices
 from causalnet.expr.values import Add, Given, Mean, Noise, Patch, ProjectOut, Resample, SiteValue
 from causalnet.expr.world import Site
@@ -39,7 +40,8 @@ class Inputs:
     pairs
         Paired prompts by name, for ``patch("name")``.
     vectors
-        Vectors [d_model] or [prompt, d_model] by name, for ``value``, ``add`` and ``project_out``.
+        Vectors [d_model] or [prompt, d_model] by name, for ``value``, ``add`` and ``project_out``; what an outcome
+        reads along is looked up instead (:class:`causalnet.engine.readings.Lookup`).
     draws
         Number of draws where no donors are given (noise).
     seed
@@ -125,10 +127,12 @@ def check_tokens(
     targets: tuple[int, ...] | None,
     lookup: Callable[[str], int] | None,
 ) -> None:
-    """Check that every token that is read has a logit.
+    """Check that every token that is read has a logit, and that every vector that is read along is one.
 
     Raises
     ------
+    UnknownNameError, InputError
+        If a vector is not given, has the wrong size, is not finite, or is zero.
     ExpressionError
         If an outcome names a token that the vocabulary does not have, or a text and there is no tokenizer.
     PromptError
@@ -137,6 +141,8 @@ def check_tokens(
     size = mechanisms.readout.weight.shape[0]
     for outcome in dict.fromkeys(reading.outcome for reading in readings):
         for token in outcome.tokens:
+            if isinstance(token, Along):
+                _check_along(mechanisms, token, getattr(lookup, "vectors", {}))
             if isinstance(token, str) and lookup is None:
                 raise ExpressionError(explain(f"{token!r} names a token, but no tokenizer was given"))
             number = lookup(token) if isinstance(token, str) and lookup is not None else token
@@ -145,6 +151,18 @@ def check_tokens(
     for prompt, target in enumerate(targets or ()):
         if not 0 <= target < size:
             raise PromptError(f"prompt {prompt}: its target is token {target}, and the model has {size} logits")
+
+
+def _check_along(mechanisms: "Mechanisms", token: Along, vectors: "Mapping[str, torch.Tensor]") -> None:
+    if token.name not in vectors:
+        mend = f'give vectors={{"{token.name}": v}}'
+        raise UnknownNameError(explain(f"{token}: no vector of that name", legal=vectors, got=token.name, mend=mend))
+    vector = vectors[token.name]
+    if tuple(vector.shape) != (mechanisms.width,):
+        raise InputError(f"{token}: the vector has shape {tuple(vector.shape)}; legal: ({mechanisms.width},)")
+    if not bool(vector.isfinite().all()) or not bool(vector.any()):
+        state = "zero" if bool(vector.isfinite().all()) else "not finite"
+        raise InputError(f"{token}: the vector is {state}, so it has no direction")
 
 
 def _sets(inputs: Inputs) -> Iterator[tuple[str, Inputs]]:

@@ -15,7 +15,7 @@ from causalnet.engine.inputs import Inputs, check, check_tokens
 from causalnet.engine.plan import Plan, Reading, Write, draws_of
 from causalnet.engine.sources import Sources, build_sources
 from causalnet.errors import InterventionError
-from causalnet.expr.outcomes import Outcome, Target
+from causalnet.expr.outcomes import Along, Outcome, Target
 from causalnet.expr.positions import indices
 from causalnet.expr.values import InWorld
 from causalnet.expr.values import Natural as NaturalValue
@@ -33,6 +33,7 @@ class Forward:
 
     logits: torch.Tensor
     values: dict[Node, torch.Tensor] = field(default_factory=dict)
+    normed: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     sigma: torch.Tensor | None = None
 
 
@@ -293,6 +294,7 @@ class _Forward:
         scale = norm.sigma(z if for_norm is None else z + for_norm)
         scale = self._apply(Node("norm"), scale.unsqueeze(-1))
         self.out.values[Node("norm")] = scale
+        self.out.normed = output.view(len(z), -1)
         if for_norm is None and own is None and not any(sender.kind == "norm" for sender, _ in self.table):
             return None
         # The edge norm -> logits: the logits read another scale than the norm has.
@@ -303,7 +305,8 @@ class _Forward:
         scale = scale[:, 0]
         wide = scale.dtype
         value = norm.centre((z if own is None else z + own).to(wide)) / scale.unsqueeze(-1)
-        return (value * norm.gain.to(wide) + norm.bias.to(wide)).to(output.dtype).view(output.shape)
+        self.out.normed = (value * norm.gain.to(wide) + norm.bias.to(wide)).to(output.dtype)
+        return self.out.normed.view(output.shape)
 
 
 def _projected(part: Mechanism, value: torch.Tensor, head: int) -> torch.Tensor:
@@ -332,6 +335,9 @@ def _read(
     length = len(inputs.ids[prompt])
     column = indices(outcome.position, length, inputs.span(prompt))[0]
     base = natural.logits[column]
+    for one in outcome.tokens:
+        if isinstance(one, Along):
+            return _projection(mechanisms, reading, forward, natural, lookup.vectors[one.name], column)
     tokens = [_token(mechanisms, inputs, token, base, prompt, lookup) for token in outcome.tokens]
     if outcome.name == "direct":
         return _direct(mechanisms, reading.nodes, forward, natural, tokens[0], column)
@@ -339,6 +345,24 @@ def _read(
         return float(forward.values[Node("norm")][column, 0])
     wide = torch.promote_types(base.dtype, torch.float32)
     return _curved(outcome, forward.logits[column].to(wide), base.to(wide), tokens, mechanisms)
+
+
+def _projection(
+    mechanisms: Mechanisms, reading: Reading, forward: Forward, natural: Forward, vector: torch.Tensor, column: int
+) -> float:
+    """Read the final norm's output along a vector; of ``direct``, what the nodes add to it at the natural scale."""
+    norm = mechanisms.readout.norm
+    unit = (vector / vector.norm()).to(norm.gain.dtype)
+    if reading.outcome.name != "direct":
+        return float((forward.normed[column].to(unit.dtype) * unit).sum())
+    total = 0.0
+    for node in reading.nodes:
+        value = forward.values[node][column]
+        if node.kind == "head":
+            value = _projected(mechanisms.mechanism(node), value.unsqueeze(0), node.head or 0)[0]
+        scaled = norm.centre(value.to(unit.dtype)) / natural.values[Node("norm")][column, 0] * norm.gain
+        total += float((scaled * unit).sum())
+    return total
 
 
 def _direct(

@@ -5,16 +5,30 @@ from dataclasses import dataclass, field
 
 import torch
 
-from causalnet.errors import ExpressionError, explain
-from causalnet.expr.outcomes import Outcome, Target, Token
+from causalnet.errors import ExpressionError, UnknownNameError, explain
+from causalnet.expr.outcomes import VECTORS, Along, Outcome, Target, Token
 from causalnet.model.readout import Directions, Readout
 
-__all__ = ["Tokens", "World0", "read"]
+__all__ = ["Lookup", "Tokens", "World0", "read"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """What outcomes name: a token's number by its text, and vectors [d_model] by name."""
+
+    tokens: Callable[[str], int] | None = None
+    vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def __call__(self, text: str) -> int:
+        """Return the number of the token that a text is."""
+        if self.tokens is None:
+            raise ExpressionError(explain(f"{text!r} names a token, but no tokenizer was given"))
+        return self.tokens(text)
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Which tokens outcomes read: the target of each prompt [prompt], and how strings become ids."""
+    """What outcomes read: the target of each prompt [prompt], and how strings become ids and names vectors."""
 
     target: torch.Tensor
     lookup: Callable[[str], int] | None = None
@@ -27,7 +41,27 @@ class Tokens:
             if self.lookup is None:
                 raise ExpressionError(explain(f"{token!r} names a token, but no tokenizer was given"))
             return torch.full_like(self.target, self.lookup(token))
+        if isinstance(token, Along):
+            raise ExpressionError(f"{token} reads along a vector, not a token")
         return torch.full_like(self.target, token)
+
+    def along(self, readout: Readout, one: Along) -> Directions:
+        """Return the read-out directions of a projection, the same row for each prompt.
+
+        The vector is taken at unit length; ``raw`` reads the output of the final norm, ``weight`` the residual stream
+        before it at a given scale, so it holds the norm's gain and, for a LayerNorm, its centring.
+        """
+        vectors = self.lookup.vectors if isinstance(self.lookup, Lookup) else {}
+        if one.name not in vectors:
+            raise UnknownNameError(explain(f"{one}: no vector of that name", legal=vectors, got=one.name))
+        head = readout.weight
+        wide = torch.promote_types(head.dtype, torch.float32)
+        raw = vectors[one.name].to(head.device, wide)
+        raw = (raw / torch.linalg.vector_norm(raw)).expand(len(self.target), -1)
+        weight = raw * readout.norm.gain.to(wide)
+        if readout.norm.centred:
+            weight = weight - weight.mean(-1, keepdim=True)
+        return Directions(weight, raw @ readout.norm.bias.to(wide), raw, raw.new_zeros(len(self.target)))
 
 
 @dataclass(eq=False)
@@ -44,9 +78,12 @@ class World0:
         return World0(self.stream[prompts], tokens, {key: found.part(prompts) for key, found in self.cache.items()})
 
     def directions(self, readout: Readout, outcome: Outcome) -> Directions:
-        """Return the read-out directions of an outcome's tokens."""
+        """Return the read-out directions of an outcome's tokens, or of its vector."""
         key = outcome.tokens
         if key not in self.cache:
+            if isinstance(key[0], Along):
+                self.cache[key] = self.tokens.along(readout, key[0])
+                return self.cache[key]
             ids = [self.tokens.ids(token).to(self.stream.device) for token in outcome.tokens]
             self.cache[key] = readout.directions(*ids)
         return self.cache[key]
@@ -88,7 +125,7 @@ def read(
     if "normed" not in memo:
         memo["normed"] = readout.norm(stream, sigma)
     linear = ("precap_logit",) if readout.softcap is not None else ("precap_logit", "logit", "logit_diff")
-    if outcome.name in linear:
+    if outcome.name in (*linear, *VECTORS):
         # Folded: only the tokens that are read are unembedded.
         return natural.directions(readout, outcome).logit(memo["normed"])
     if "logits" not in memo:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from causalnet.expr.assign import Assignment, Do, Path
 from causalnet.expr.conditions import Condition
 from causalnet.expr.estimands import ESTIMANDS, Estimand, expanded
-from causalnet.expr.outcomes import Outcome, Token
+from causalnet.expr.outcomes import Along, Outcome, Token
 from causalnet.expr.positions import LAST, At, Position, Range, quote
 from causalnet.expr.query import Query
 from causalnet.expr.refs import (
@@ -240,11 +240,16 @@ def outcome_words(outcome: Outcome) -> str:
         "kl": "the divergence of the prediction from the natural one",
         "sigma": "the scale of the final norm",
         "direct": "the direct contribution to the logit of {0}",
+        "projection": "{0}",
     }[outcome.name].format(*token)
+    if outcome.of is not None and isinstance(outcome.tokens[0], Along):
+        words = f"the direct contribution to {token[0]}"
     return f"{words}{'' if outcome.of is None else f' of {ref_words(outcome.of)}'}{where}"
 
 
 def _token(token: Token) -> str:
     if isinstance(token, str):
         return quote(token)
+    if isinstance(token, Along):
+        return f"the final norm's output along the vector {quote(token.name)}"
     return f"token {token}" if isinstance(token, int) else "the target"

@@ -10,6 +10,7 @@ _ARGUMENTS |= dict.fromkeys(
     ("logit", "logprob", "prob", "rank", "precap_logit", "logit_diff"), 'say which token: logit(target), logit(" Mary")'
 )
 _ARGUMENTS |= dict.fromkeys(("desc", "anc", "between"), "say of what: desc(attn[5]), between(attn[3], logits)")
+_ARGUMENTS |= {"projection": 'name the vector: projection("truth")'}
 _ARGUMENTS |= {"direct": "say of which nodes: direct(attn[20])", "do": "say what is set: do(attn[5] = zero)"}
 _CLOSERS = {"RPAR": ")", "RSQB": "]"}
 

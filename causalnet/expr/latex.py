@@ -7,7 +7,7 @@ from typing import Any
 from causalnet.expr.assign import Assignment, Do, Path
 from causalnet.expr.conditions import AllOf, AnyOf, Compare, Not
 from causalnet.expr.estimands import DEFAULT_OUTCOME, Estimand
-from causalnet.expr.outcomes import TARGET, Outcome
+from causalnet.expr.outcomes import TARGET, Along, Outcome, Token
 from causalnet.expr.positions import LAST, At, Range, Span
 from causalnet.expr.query import Expectation, Query
 from causalnet.expr.refs import (
@@ -72,9 +72,16 @@ def _outcome(outcome: Outcome) -> str:
     where = "" if outcome.position == LAST else f"[{_piece(outcome.position)}]"
     inside = [] if outcome.of is None else [_piece(outcome.of)]
     if outcome.name not in ("direct", "top1") or outcome.tokens != (TARGET,):
-        inside += [rf"\mathrm{{{token}}}" if not isinstance(token, str) else _quoted(token) for token in outcome.tokens]
+        inside += [_token(outcome, token) for token in outcome.tokens]
     name = r"\sigma" if outcome.name == "sigma" else _name(outcome.name)
     return f"{name}({', '.join(inside)}){where}" if inside else f"{name}{where}"
+
+
+def _token(outcome: Outcome, token: Token) -> str:
+    if isinstance(token, Along):
+        vector = _quoted(token.name)
+        return vector if outcome.of is None else f"{_name('projection')}({vector})"
+    return _quoted(token) if isinstance(token, str) else rf"\mathrm{{{token}}}"
 
 
 def _do(do: Do) -> str:

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from causalnet.expr.query import Expectation
 
 __all__ = [
+    "LINEAR",
+    "LOGITS",
     "OUTCOMES",
     "TARGET",
+    "VECTORS",
+    "Along",
     "Outcome",
     "Target",
     "Token",
@@ -25,6 +29,7 @@ __all__ = [
     "logprob",
     "precap_logit",
     "prob",
+    "projection",
     "rank",
     "sigma",
     "target",
@@ -42,8 +47,20 @@ class Target:
 
 TARGET = target = Target()
 
-Token = Target | str | int
-"""Which token is read: ``target``, a string that is one token, or a token's number in the vocabulary."""
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """The vector that a projection reads along, by its name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"projection({quote(self.name)})"
+
+
+Token = Target | str | int | Along
+"""Which token is read: ``target``, a string that is one token, or a token's number in the vocabulary; or, in place of
+a token's row of the unembedding, a named vector."""
 
 OUTCOMES: dict[str, tuple[int, str]] = {
     "logit": (1, "logits (natural log units, centred over the vocabulary)"),
@@ -60,6 +77,15 @@ OUTCOMES: dict[str, tuple[int, str]] = {
 }
 """Every outcome: how many tokens it reads, and its units."""
 
+VECTORS: dict[str, str] = {"projection": "residual units (final norm's output along the vector)"}
+"""Outcomes that read along a named vector, and their units."""
+
+LOGITS = ("logit", "precap_logit", "logit_diff")
+"""Outcomes in logits: linear in the contributions once the norm is held, but for a soft-cap."""
+
+LINEAR = (*LOGITS, *VECTORS)
+"""Outcomes that are linear in the contributions once the norm is held; of logits, but for a soft-cap."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -68,12 +94,12 @@ class Outcome:
     Parameters
     ----------
     name
-        A key of :data:`OUTCOMES`.
+        A key of :data:`OUTCOMES` or :data:`VECTORS`.
     tokens
-        The tokens it reads.
+        The tokens it reads, or the vector (:class:`Along`).
     of
-        For ``direct`` only: the nodes whose contribution to the token's logit is read, at the natural
-        world's norm.
+        For ``direct`` only: the nodes whose contribution to the token's logit (or to the projection) is read, at
+        the natural world's norm.
     position
         Where it is read; the last token unless said otherwise.
 
@@ -91,11 +117,11 @@ class Outcome:
     depth: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.name not in OUTCOMES:
+        if self.name not in OUTCOMES and self.name not in VECTORS:
             what = f"unknown outcome {self.name!r}"
-            raise ExpressionError(explain(what, legal=OUTCOMES, got=str(self.name)))
+            raise ExpressionError(explain(what, legal=[*OUTCOMES, *VECTORS], got=str(self.name)))
         tokens = tuple(_token(self.name, one) for one in self.tokens)
-        count = OUTCOMES[self.name][0]
+        count = 1 if self.name in VECTORS else OUTCOMES[self.name][0]
         if len(tokens) != count:
             raise ExpressionError(f"{self.name} reads {count} token{'s' * (count != 1)}, not {len(tokens)}")
         object.__setattr__(self, "tokens", tokens)
@@ -113,12 +139,16 @@ class Outcome:
             return f"direct({self.of}{shown}){where}"
         if self.name == "top1" and self.tokens == (TARGET,):
             return f"top1{where}"
+        if self.name in VECTORS:
+            return f"{self.tokens[0]}{where}"
         tokens = ", ".join(map(_show, self.tokens))
         return f"{self.name}({tokens}){where}" if tokens else f"{self.name}{where}"
 
     @property
     def units(self) -> str:
         """The outcome's units, in words."""
+        if isinstance(next(iter(self.tokens), None), Along):
+            return VECTORS["projection"]
         return OUTCOMES[self.name][1]
 
     def __matmul__(self, position: Any) -> "Outcome":
@@ -174,8 +204,28 @@ def precap_logit(token: Token) -> Outcome:
     return Outcome("precap_logit", (token,))
 
 
-def direct(of: Ref, token: Token = TARGET) -> Outcome:
+def projection(name: str) -> Outcome:
+    """Return the scalar projection of the final norm's output on a named vector v [d_model]: ``norm(z) · v / |v|``.
+
+    What the norm does to the residual stream z is part of it (centring, scale, gain, bias), so that a row of the
+    unembedding as vector gives that token's raw logit, over the row's length.  Its direction alone counts, not its
+    length; the norm's bias is the same in every world.
+
+    Examples
+    --------
+    >>> print(projection("truth"))
+    projection("truth")
+    """
+    if not isinstance(name, str) or not name:
+        mend = 'write projection("truth"), and give vectors={"truth": v}'
+        raise ExpressionError(explain(f"projection reads along a vector by name, not {name!r}", mend=mend))
+    return Outcome("projection", (Along(name),))
+
+
+def direct(of: Ref, token: "Token | Outcome" = TARGET) -> Outcome:
     """Return the contribution of these nodes to the token's logit, at the natural world's norm.
+
+    With ``projection("name")`` in place of a token, their contribution to that projection.
 
     These nodes are the outcome, so ``desc``, ``anc`` and ``between`` in the same expectation leave them out; see
     :func:`causalnet.expr.desc`.
@@ -187,10 +237,17 @@ def direct(of: Ref, token: Token = TARGET) -> Outcome:
     if without_position(of) != of:
         mend = f"write it after the bracket: direct({without_position(of)})@…"
         raise ExpressionError(explain("direct(…) takes no position inside", mend=mend))
-    return Outcome("direct", (token,), of)
+    if isinstance(token, Outcome) and token.name == "projection":
+        (token,) = token.tokens
+    return Outcome("direct", (token,), of)  # type: ignore[arg-type]
 
 
 def _token(name: str, given: Any) -> Token:
+    if isinstance(given, Along) or name in VECTORS:
+        if not isinstance(given, Along) or name not in (*VECTORS, "direct"):
+            what = f"{name} reads {'along a vector' if name in VECTORS else 'a token'}, not {given}"
+            raise ExpressionError(explain(what, mend='write projection("truth"), or logit(target)'))
+        return given
     if isinstance(given, Target):
         return given
     if isinstance(given, str):

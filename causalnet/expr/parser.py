@@ -30,6 +30,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "NO_TOKEN": ("entropy", "kl", "sigma"),
     "_TOP1": ("top1",),
     "_DIRECT": ("direct",),
+    "_PROJECTION": ("projection",),
     "_TARGET": ("target",),
     "_DO": ("do(…)",),
     "_ALONG": ("along",),

@@ -100,6 +100,9 @@ class _Reader:
     def direct(self, parts: list[Any]) -> outcomes.Outcome:
         return outcomes.direct(parts[0], outcomes.TARGET if parts[1] is None else parts[1])
 
+    def projection(self, parts: list[Any]) -> outcomes.Outcome:
+        return outcomes.projection(unquote(parts[0]))
+
     def target(self, parts: list[Any]) -> outcomes.Target:
         return outcomes.TARGET
 

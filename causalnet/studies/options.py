@@ -7,10 +7,11 @@ from typing import Any
 
 from causalnet.errors import InputError, explain
 from causalnet.expr import Outcome, Position, Query, parse
+from causalnet.expr.outcomes import Along
 from causalnet.expr.query import Expectation
 from causalnet.expr.values import MEAN, RESAMPLE, ZERO, Noise, SiteValue
 
-__all__ = ["ABLATIONS", "Arm", "Options", "bytes_of", "outcome_of", "position_of"]
+__all__ = ["ABLATIONS", "Arm", "Options", "along", "bytes_of", "outcome_of", "position_of"]
 
 ABLATIONS: Mapping[str, SiteValue] = {"resample": RESAMPLE, "zero": ZERO, "mean": MEAN, "noise": Noise(1.0)}
 """What a node can be set to in this study; ``noise`` adds one standard deviation of the node's own values."""
@@ -61,6 +62,8 @@ class Options:
         Further positions that nodes are set at, such as ``-2``, ``0``, ``3:6`` or ``subject``; each is a variant.
     outcomes
         Further outcomes, such as ``logit_diff(" Mary", " John")``; each is a variant.
+    vectors
+        Files of the vectors that outcomes such as ``projection("truth")`` name, as ``truth=FILE``.
     heads
         Set every head as well, as a variant.
     frozen_norm
@@ -110,6 +113,7 @@ class Options:
     same_target_donors: bool = False
     positions: tuple[str, ...] = ()
     outcomes: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = ()
     heads: bool = False
     frozen_norm: bool = False
     strata: tuple[str, ...] = ()
@@ -140,9 +144,21 @@ class Options:
                 raise InputError(f"{name.removesuffix('s')} names the same thing twice: {', '.join(given)}")
         for text in self.positions:
             position_of(text)
-        for text in self.outcomes:
-            outcome_of(text)
+        self._check_vectors()
         bytes_of(self.memory)
+
+    def _check_vectors(self) -> None:
+        """Refuse an outcome that names a vector which is not given; the files are read later."""
+        named = [(text, name) for text in self.outcomes for name in along(outcome_of(text))]
+        if not named and not self.vectors:
+            return
+        from causalnet.effects.vectors import named_files
+
+        files = named_files(self.vectors)
+        for text, name in named:
+            if name not in files:
+                mend = f"give --vector {name}=FILE"
+                raise InputError(explain(f"{text}: no vector {name!r} is given", legal=files, got=name, mend=mend))
 
     @property
     def ablations(self) -> tuple[str, ...]:
@@ -216,6 +232,17 @@ def outcome_of(text: str) -> Outcome:
     (' Mary', ' John')
     """
     return _only(parse(f"E[{text}]")).outcome
+
+
+def along(outcome: Outcome | None) -> tuple[str, ...]:
+    """Return the names of the vectors that an outcome reads along.
+
+    Examples
+    --------
+    >>> along(outcome_of('projection("truth")')), along(None)
+    (('truth',), ())
+    """
+    return () if outcome is None else tuple(one.name for one in outcome.tokens if isinstance(one, Along))
 
 
 def _only(query: Query) -> Expectation:

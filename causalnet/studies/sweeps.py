@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from causalnet.errors import InputError, explain
 from causalnet.expr.outcomes import Outcome
 from causalnet.expr.positions import Position, Span
 from causalnet.expr.values import Mean, Noise, Resample, SiteValue
 from causalnet.graph import Node
 from causalnet.prompts import Encoded, Prompts, choose_donors
 from causalnet.studies.chunks import Chunk, ChunkPlan, Size, plan_chunks
-from causalnet.studies.options import ABLATIONS, Options, bytes_of, outcome_of, position_of
+from causalnet.studies.options import ABLATIONS, Options, along, bytes_of, outcome_of, position_of
 from causalnet.studies.record import run_record
 from causalnet.studies.subjects import Subject, subject
 
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from causalnet.effects.sweep import Cell
+    from causalnet.effects.vectors import NamedVector
     from causalnet.engine.inputs import Inputs
     from causalnet.graph import CausalGraph
     from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["Job", "Question", "compute", "inputs_of", "job", "sweep_model"]
+__all__ = ["Job", "Question", "compute", "inputs_of", "job", "sweep_model", "vectors_of"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ class Question:
         What is read; empty: the target's logit.
     heads
         Set heads rather than layers.
+    vector
+        Name and digest of the vector that the outcome reads along; empty: none.
     """
 
     ablation: str = "resample"
     position: str = "last"
     outcome: str = ""
     heads: bool = False
+    vector: str = ""
 
     @property
     def value(self) -> SiteValue:
@@ -116,7 +121,17 @@ class Job:
         if read is None:
             return None
         subject = self.subject
-        return token_lookup(subject.tokenizer, subject.mechanisms.readout.weight.shape[0], read.tokens)
+        vocab = subject.mechanisms.readout.weight.shape[0]
+        return token_lookup(subject.tokenizer, vocab, read.tokens, self._vectors())
+
+    def _vectors(self) -> dict[str, np.ndarray]:
+        """Return the vectors that the outcome reads along, which must be those that the work was begun with."""
+        held = vectors_of(self.question.read, self.options)
+        told = " ".join(map(str, held.values()))
+        if told != self.question.vector:
+            what = f"{self.question.outcome} was asked of {self.question.vector or 'no vector'}, and this is {told}"
+            raise InputError(explain(what, mend="give the same vector"))
+        return {name: one.values for name, one in held.items()}
 
     def labels(self) -> dict[str, Any]:
         """Return what the data set holds besides what is measured: names, texts, donors, attributes."""
@@ -165,15 +180,20 @@ def job(
     PromptError
         If a prompt has no donor, or lacks the position; it is named.
     InputError
-        If the outcome does not split over responders, or a layer's heads cannot be told apart.
+        If the outcome cannot be swept, names no token or another vector than before, or a layer's heads cannot be told
+        apart.
+    UnknownNameError
+        If it reads along a vector that is not given.
     """
     import torch
 
-    from causalnet.effects.sweep import answering, cells, linear_outcome
-    from causalnet.engine.inputs import Inputs
+    from causalnet.effects.sweep import adds_up, answering, cells, swept_outcome
+    from causalnet.engine.inputs import Inputs, check_tokens
+    from causalnet.engine.plan import Reading
+    from causalnet.expr.world import NATURAL_WORLD
 
     mechanisms, encoded = subject.mechanisms, subject.encoded
-    linear_outcome(mechanisms, question.read)
+    outcome = swept_outcome(mechanisms, question.read)
     graph = mechanisms.graph if graph is None else graph
     graph = graph.with_heads() if question.heads else graph
     kinds = ("head",) if question.heads else ("attn", "mlp")
@@ -185,7 +205,7 @@ def job(
         inputs = replace(inputs, donors=_donors(subject, question, options, inputs) if donors is None else donors)
     elif isinstance(question.value, Noise):
         inputs = replace(inputs, draws=options.donors)
-    responders = answering(found, graph)
+    responders = answering(found, graph) if adds_up(mechanisms, outcome) else ()
     drawn = inputs.count if isinstance(question.value, Resample | Noise) else 1
     size = Size(
         prompts=len(encoded),
@@ -198,7 +218,24 @@ def job(
         item=torch.tensor([], dtype=mechanisms.dtype).element_size(),
     )
     plan = plan_chunks(size, memory=bytes_of(options.memory), step=options.chunk)
-    return Job(subject, question, options, graph, found, responders, inputs, plan)
+    made = Job(subject, question, options, graph, found, responders, inputs, plan)
+    # An outcome that names no token, or no vector of this model's size, is refused before anything is written.
+    check_tokens(mechanisms, (Reading(NATURAL_WORLD, outcome),), None, made.lookup)
+    return made
+
+
+def vectors_of(read: Outcome | None, options: Options) -> "dict[str, NamedVector]":
+    """Read the vectors that an outcome reads along from the files that the options name.
+
+    Raises
+    ------
+    InputError, DataError
+        If a file cannot be used.
+    """
+    from causalnet.effects.vectors import named_files, read_vector
+
+    files = named_files(options.vectors)
+    return {name: read_vector(name, files[name]) for name in along(read)}
 
 
 def _spans(encoded: Encoded, position: Position) -> tuple[Mapping[str, tuple[int, int]], ...]:
@@ -315,8 +352,8 @@ def sweep_model(
     Returns
     -------
     xarray.Dataset
-        ``te, de, ce, norm, residual [prompt, node, donor]`` and the rest of the sweep schema, in logits; the same
-        numbers, to the bit, as the study's store.
+        ``te, de, ce, norm, residual [prompt, node, donor]`` and the rest of the sweep schema, in the outcome's
+        units; the same numbers, to the bit, as the study's store.
 
     Raises
     ------

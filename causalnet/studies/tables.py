@@ -68,8 +68,20 @@ def write_tables(
     write_table(folder / "participation.csv", participation(data, **options))
     write_table(folder / "consistency.csv", consistency(data, groups))
     write_table(folder / "convergence.csv", convergence(data))
-    rows = [{"variant": place, **row} for place, one in variants.items() for row in node_rows(one)]
-    write_table(folder / "variants.csv", [{"variant": "", **row} for row in node_rows(summary)] + rows if rows else [])
+    write_table(folder / "variants.csv", _of_variants({"": summary, **variants}) if variants else [])
+
+
+def _of_variants(summaries: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return all their nodes as rows of equal keys; what a variant does not have is empty."""
+    from causalnet.effects.words import words_of
+
+    rows = [
+        {"variant": place, "unit": words_of(one).unit, **row}
+        for place, one in summaries.items()
+        for row in node_rows(one)
+    ]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [{key: row.get(key, "") for key in keys} for row in rows]
 
 
 def node_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

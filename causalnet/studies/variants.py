@@ -9,9 +9,9 @@ import numpy as np
 
 from causalnet.errors import InputError, UnknownNameError, explain
 from causalnet.prompts import Prompts
-from causalnet.studies.options import Options
+from causalnet.studies.options import Options, outcome_of
 from causalnet.studies.store import copy
-from causalnet.studies.sweeps import Question
+from causalnet.studies.sweeps import Question, vectors_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,7 +43,7 @@ def questions(options: Options) -> dict[str, Question]:
     Raises
     ------
     InputError
-        If two variants would have the same folder.
+        If two variants would have the same folder, or a vector's file cannot be used.
 
     Examples
     --------
@@ -54,7 +54,9 @@ def questions(options: Options) -> dict[str, Question]:
     asked = [("", Question(main))]
     asked += [(folder_of("ablation", kind), Question(kind)) for kind in others]
     asked += [(folder_of("position", where), Question(main, position=where)) for where in options.positions]
-    asked += [(folder_of("outcome", what), Question(main, outcome=what)) for what in options.outcomes]
+    for what in options.outcomes:
+        vector = " ".join(map(str, vectors_of(outcome_of(what), options).values()))
+        asked.append((folder_of("outcome", what), Question(main, outcome=what, vector=vector)))
     if options.heads:
         asked.append((folder_of("granularity", "head"), Question(main, heads=True)))
     if len(dict(asked)) < len(asked):

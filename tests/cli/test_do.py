@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import causalnet as cn
@@ -126,3 +127,19 @@ def test_stdout_is_the_answer_alone(demo):
     assert json.loads(done.stdout)["n"] == 4
     assert done.stdout.count("\n") == 1
     assert "Loading" not in done.stderr
+
+
+def test_a_vector_from_a_file(call, demo, tmp_path):
+    vector = np.linspace(-1.0, 2.0, 128)
+    np.save(tmp_path / "v.npy", vector)
+    asked = 'TE(attn[3]@last = zero; projection("truth"))'
+    code, out, _ = call(asked, "--vector", f"truth={tmp_path / 'v.npy'}", "--limit", 12, "--json")
+    assert code == 0
+    model, prompts = demo
+    assert json.loads(out) == model.evaluate(asked, prompts.take(12), vectors={"truth": vector}).to_dict()
+    assert call(asked, "--vector", f"truth={tmp_path / 'v.npy'}", "--limit", 12, "--dry-run")[0] == 0
+    for given, said in (("truth=nowhere.npy", "there is no such file"), ("truth", "has no name or no file")):
+        code, out, err = call(asked, "--vector", given, "--limit", 12)
+        assert code == 2 and out == "" and said in err
+    code, _, err = call(asked, "--limit", 12)
+    assert code == 2 and "no vector of that name" in err

@@ -284,7 +284,7 @@ def _nothing(path):
         (_nothing, "--compare PLAIN", "--compare needs --model"),
         (_nothing, "--memory lots", "memory 'lots' is no size"),
         (_nothing, "--position 3:2", "the positions @3:2 are empty"),
-        (_nothing, "--outcome logprob(target) --limit 30", "logprob(target) is not linear in the contributions"),
+        (_nothing, "--outcome prob(target)@0 --limit 30", "prob(target)@0 is not read at the last token"),
         (_nothing, "--stratum colour --limit 30", "no prompt has a feature 'colour'"),
         (_nothing, "--checkpoints nowhere --limit 30", "nowhere: there is no such folder of checkpoints"),
         (_nothing, "--relation tallest", "no prompt is left with relation = 'tallest'"),

@@ -33,6 +33,7 @@ ASKED = {
     "earlier": Question(position="-2"),
     "range": Question("zero", position="1:3"),
     "contrast": Question(outcome="logit_diff(target, 5)"),
+    "curved": Question(outcome="prob(5)"),
     "heads": Question(heads=True),
 }
 
@@ -133,11 +134,6 @@ def test_heads_add_up_to_their_layer(tiny, words, prompts):
 
 def _ids(words, prompts):
     return tuple(tuple(words(text)["input_ids"]) for text in prompts.texts)
-
-
-def test_outcomes_that_do_not_split_are_refused(tiny, words, prompts):
-    with pytest.raises(InputError, match=r"logprob\(target\) is not linear in the contributions"):
-        sweep_model(tiny("llama"), words, prompts, Options(), question=Question(outcome="logprob(target)"))
 
 
 @pytest.fixture(scope="module")

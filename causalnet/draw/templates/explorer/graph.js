@@ -62,11 +62,12 @@ function arrows(set, state, all, numbers) {
 
 function boxHint(set, box, numbers, state) {
   const row = numbers.rows.get(box.name);
-  const lines = [`${box.name}: direct effect ${signed(numbers.direct.get(box.name), 3)} logits, nothing ablated`];
-  if (box.node === state.node) lines.push(`ablated: total effect ${signed(numbers.seen.numbers.te, 3)} logits`);
+  const lines = [`${box.name}: direct effect ${signed(numbers.direct.get(box.name), 3)} ${set.unit}, nothing ablated`];
+  if (box.node === state.node) lines.push(`ablated: total effect ${signed(numbers.seen.numbers.te, 3)} ${set.unit}`);
+  else if (!set.responds) lines.push("how much it responds is not known by itself");
   else if (!row || !row.reached) lines.push("not downstream of the ablated node");
   else if (!row.known) lines.push(`ΔDE of this prompt is not stored (mean ${signed(row.mean, 3)})`);
-  else lines.push(`ΔDE ${signed(row.delta, 3)} logits when ${set.nodes[state.node].name} is ablated`);
+  else lines.push(`ΔDE ${signed(row.delta, 3)} ${set.unit} when ${set.nodes[state.node].name} is ablated`);
   return lines;
 }
 
@@ -136,7 +137,7 @@ function drawFlows(group, flows, set, state) {
     .attr("class", (row) => `flow ${row.delta > 0 ? "up" : "down"}`).attr("data-responder", (row) => row.name)
     .attr("d", (row) => row.d).attr("stroke-width", (row) => row.width).attr("opacity", (row) => row.opacity)
     .attr("marker-end", (row) => `url(#head-${row.delta > 0 ? "up" : "down"})`)
-    .on("pointermove", (event, row) => showHint(event, [`${set.nodes[state.node].name} ablated: ΔDE of ${row.name} = ${signed(row.delta, 3)} logits`]))
+    .on("pointermove", (event, row) => showHint(event, [`${set.nodes[state.node].name} ablated: ΔDE of ${row.name} = ${signed(row.delta, 3)} ${set.unit}`]))
     .on("pointerleave", hideHint);
 }
 
@@ -152,7 +153,7 @@ function drawBoxes(group, set, all, state, numbers, choose) {
     const row = numbers.rows.get(box.name);
     const chosen = box.node === state.node;
     const pressable = box.node !== null;
-    const faded = !chosen && !(row && row.reached) && box.inside.length === 0;
+    const faded = set.responds && !chosen && !(row && row.reached) && box.inside.length === 0;
     const value = numbers.direct.get(box.name);
     const fill = chosen || value === undefined ? "var(--paper)" : shade(value, numbers.largest);
     const element = lib.select(this).attr("class", `box ${box.kind}`).classed("chosen", chosen).classed("faded", faded)

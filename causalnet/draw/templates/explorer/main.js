@@ -69,6 +69,7 @@ function choose(change) {
     const same = state.prompt !== null && set.each && set.each.texts[state.prompt] === (before.each && before.each.texts[state.prompt]);
     state.prompt = same ? state.prompt : null;
     fillChoices();
+    sayOutcome();
     drawOverall();
   }
   drawChoice();
@@ -88,17 +89,18 @@ function sentence(set, seen) {
   const ends = limits(set, "te", state.node, state.prompt);
   const spread = ends ? ` (95 % interval ${signed(ends[0])} to ${signed(ends[1])})` : "";
   const n = seen.numbers;
-  return `${where}: setting ${node} (${set.ablation}) changes the target's logit by ${signed(n.te)}${spread} = direct ${signed(n.de)}, compensation ${signed(n.ce)}, norm ${signed(n.norm)}.`;
+  return `${where}: setting ${node} (${set.ablation}) changes ${set.read} by ${signed(n.te)}${spread} = direct ${signed(n.de)}, compensation ${signed(n.ce)}, norm ${signed(n.norm)}.`;
 }
 
-function leaders(seen) {
+function leaders(set, seen) {
+  if (!set.responds) return "";
   const rows = seen.rows.filter((row) => row.delta !== null && Math.abs(row.delta) > 0.0005);
   const name = (row) => `${row.name} ${signed(row.delta, 3)}`;
   const up = rows.filter((row) => row.delta > 0).sort((a, b) => b.delta - a.delta).slice(0, 3).map(name);
   const down = rows.filter((row) => row.delta < 0).sort((a, b) => a.delta - b.delta).slice(0, 3).map(name);
   const words = [up.length ? `Rise most: ${up.join(", ")}.` : "Nothing rises.", down.length ? `Fall most: ${down.join(", ")}.` : "Nothing falls."];
   if (rows.length) words.push(`About ${seen.ratio.toFixed(1)} responders carry the response (participation ratio).`);
-  if (seen.hidden) words.push(`${seen.hidden} smaller responders of this prompt are not in this file; together ${signed(seen.rest, 3)} logits.`);
+  if (seen.hidden) words.push(`${seen.hidden} smaller responders of this prompt are not in this file; together ${signed(seen.rest, 3)} ${set.unit}.`);
   return words.join(" ");
 }
 
@@ -115,8 +117,11 @@ function drawChoice() {
   document.querySelectorAll("input[name=kind]").forEach((radio) => { radio.checked = radio.value === node.kind; });
   element("chosen").textContent = `${node.name} ablated${SETS.length > 1 ? `, ${set.name}` : ""}`;
   element("said").textContent = sentence(set, seen);
-  element("leaders").textContent = leaders(seen);
+  element("leaders").textContent = leaders(set, seen);
   element("prompt-text").textContent = state.prompt === null ? "" : `“${set.each.texts[state.prompt]}” → “${set.each.targets[state.prompt]}”`;
+  const listed = element("responder-table").closest(".table");
+  listed.hidden = !set.responds;
+  if (listed.previousElementSibling.matches(".copy")) listed.previousElementSibling.hidden = !set.responds;
   hideHint();
   drawGraph(set, state, choose);
   drawSum(set, state);
@@ -136,19 +141,29 @@ function keepInView() {
   if (inner.top < outer.top || inner.bottom > outer.bottom) frame.scrollTop += inner.top - outer.top - outer.height / 2;
 }
 
+// Units and outcome, wherever the page's own words name them, and why there are no responders where there are none.
+function sayOutcome() {
+  const set = current();
+  document.querySelectorAll(".unit").forEach((one) => { one.textContent = set.unit; });
+  document.querySelectorAll(".read").forEach((one) => { one.textContent = set.read; });
+  element("whole").hidden = set.responds;
+  element("whole").textContent = set.responds ? "" : `The compensation in ${set.read} is known as a whole: it is no sum over responders, so no arrows, no responders and no map of them are shown.`;
+}
+
 function drawOverall() {
   const set = current();
   const arms = SETS.filter((one) => one.main);
-  const shown = (arms.includes(set) ? arms : [set]).map((one) => ({ label: one.name, rows: one.summary.nodes || [] }));
+  const shown = (arms.includes(set) ? arms : [set]).map((one) => ({ label: one.name, unit: one.unit, rows: one.summary.nodes || [] }));
   const key = element("quantity").value;
   drawImpact(set);
   drawCoupling(set);
-  drawLayers("layers", shown, key, `${QUANTITIES[key]} over the layers`);
+  drawLayers("layers", shown, key, `${quantity(key, oneUnit(shown))} over the layers`);
   legend("layers-legend", shown);
   DATA.families.forEach((family, at) => {
-    const variants = family.members.map((member) => ({ label: member.label, rows: member.rows }));
+    const mixed = new Set(family.members.map((member) => member.unit)).size > 1;
+    const variants = family.members.map(({ label, unit, rows }) => ({ label: mixed ? `${label} (${unit})` : label, unit, rows }));
     const chosen = element(`quantity-${at}`).value;
-    drawLayers(`family-${at}`, variants, chosen, `${QUANTITIES[chosen]} over the layers, by ${family.name}`);
+    drawLayers(`family-${at}`, variants, chosen, `${quantity(chosen, oneUnit(variants))} over the layers, by ${family.name}`);
     legend(`family-legend-${at}`, variants);
   });
 }
@@ -212,6 +227,7 @@ function start() {
   document.documentElement.classList.add("live");
   fillSets();
   fillChoices();
+  sayOutcome();
   listen();
   themes();
   document.querySelectorAll(".table table").forEach((table) => {
