@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-
 from causalnet.effects import estimands
 from causalnet.effects.given import Set, assignments_of, nodes_of, queries_of, text_of
+from causalnet.effects.labelled import causes_named, self_repair_named, shares_named, split_named
 from causalnet.effects.options import Options
 from causalnet.effects.result import Result
 from causalnet.effects.table import Effects
@@ -165,18 +164,7 @@ class Prompted:
         made = assignments_of(s)
         units = self._units([made], outcome)
         found = split(units.scm, *made, outcome=outcome)
-        text = text_of(made)
-        tables = {"TE": found.te, "DE": found.de, "CE": found.ce, "NORM": found.norm, "self-repair": found.self_repair}
-        words = {name: f"{name}({text})" for name in ("TE", "DE", "CE", "NORM")} | {"self-repair": f"(TE - DE)({text})"}
-        for place, node in enumerate(found.responders):
-            tables[str(node)] = found.delta_de[..., place]
-            words[str(node)] = f"change of direct({node}) beyond DE, in do({text})"
-        results = {name: units.mean(t, expression=words[name], units=outcome.units) for name, t in tables.items()}
-        units.warn()
-        notes = ("the split is by worlds alone: contributions do not add up to this outcome",)
-        if found.by_parts:
-            notes = (f"closure by two routes: {np.nanmax(np.abs(found.residual)):.1e} {outcome.units} at most",)
-        return Effects(f"split of TE({text})", results, found, notes)
+        return split_named(units, found, text_of(made))
 
     def self_repair(self, *s: Set, outcome: Outcome = LOGIT) -> Effects:
         """Return how much of what s takes away directly comes back.
@@ -195,18 +183,7 @@ class Prompted:
 
         made = assignments_of(s)
         units = self._units([made], outcome)
-        found, text = split(units.scm, *made, outcome=outcome), text_of(made)
-        back, lost = found.self_repair, -found.de
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(lost != 0, back / lost, np.nan)
-        results = {
-            "self-repair": units.mean(back, expression=f"(TE - DE)({text})", units=outcome.units),
-            "lost": units.mean(lost, expression=f"-DE({text})", units=outcome.units),
-            "pooled": units.share(back, lost, expression=f"sum of (TE - DE)({text}) / sum of -DE"),
-            "mean of ratios": units.mean(ratios, expression=f"(TE - DE)({text}) / -DE", units="share"),
-        }
-        units.warn()
-        return Effects(f"self-repair of {text}", results, found)
+        return self_repair_named(units, split(units.scm, *made, outcome=outcome), text_of(made))
 
     def compensation(
         self,
@@ -298,18 +275,7 @@ class Prompted:
             seed=int(self.options.seed),
             solver=solver,
         )
-        text = text_of(made)
-        results = {
-            name: units.mean(
-                found.values[..., place], expression=f"Shapley value of {name} in {text}", units=outcome.units
-            )
-            for place, name in enumerate(found.players)
-        }
-        units.warn()
-        how = f"{found.method}, {found.coalitions} coalitions"
-        if found.method == "permutations":
-            how += f"; standard error of a unit's share over orders: {np.nanmax(found.standard_error):.1e} at most"
-        return Effects(f"who compensates {text}: Shapley values", results, found, (how,))
+        return shares_named(units, found, text_of(made), outcome)
 
     def responsibility(
         self,
@@ -333,17 +299,7 @@ class Prompted:
         units = self._units([[one] for one in made], event.outcome)
         named = None if witnesses is None else nodes_of(witnesses)
         found = actual_causes(units.scm, *made, event=event, witnesses=named, most_worlds=most_worlds)
-        if np.isnan(found.responsibility).all():
-            raise InputError("the event is true in no unit, so it has no causes")
-        results = {
-            name: units.mean(
-                found.responsibility[..., place], expression=f"responsibility of {name}", units="responsibility"
-            )
-            for place, name in enumerate(found.variables)
-        }
-        units.warn()
-        how = "every witness was tried" if found.exact else "greedy search: lower bounds"
-        return Effects(f"responsibility for {event.outcome}", results, found, (how, *_usual(found.causes)))
+        return causes_named(units, found, event)
 
     # -- by gradients ----------------------------------------------------------------------------------
 
@@ -444,11 +400,3 @@ class Prompted:
     def _named(self, made: Sequence[Assignment], queries: Mapping[str, Query]) -> Effects:
         found = self._estimated(list(queries.values()))
         return Effects(text_of(made), dict(zip(queries, found, strict=True)))
-
-
-def _usual(causes: Mapping[tuple[int, int], Sequence[Any]]) -> list[str]:
-    """Say which causes are found in most units."""
-    from collections import Counter
-
-    counted = Counter(str(cause) for some in causes.values() for cause in some if cause.certain)
-    return [f"cause {text} in {count} of {len(causes)} units" for text, count in counted.most_common(5)]

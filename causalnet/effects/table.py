@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from causalnet.effects.result import Result, read_json, write_json
+from causalnet.effects.stored import plain_units, units_from
 from causalnet.errors import DataError, UnknownNameError, explain
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ class Effects(Mapping[str, Result]):
         The results by name, in the order in which they are shown.
     units
         The arrays that they were averaged from, unit by unit, and what else was found, such as
-        :class:`~causalnet.effects.decompose.Split`; None where the results' own ``units_table`` says all.  It is not
-        saved.
+        :class:`~causalnet.effects.decompose.Split`; None where the results' own ``units_table`` says all.
     notes
         What a reader should know about all of them.
 
@@ -162,7 +162,12 @@ class Effects(Mapping[str, Result]):
         return xr.Dataset({one.name: one for one in aligned}, attrs=attributes)
 
     def save(self, path: str | Path) -> Path:
-        """Write the results as one JSON file; see :meth:`causalnet.effects.result.Result.save`.
+        """Write the results and the units as one JSON file; see :meth:`causalnet.effects.result.Result.save`.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written, or ``units`` is nothing that this package made.
 
         Examples
         --------
@@ -172,10 +177,9 @@ class Effects(Mapping[str, Result]):
         >>> Effects.load(Effects("q", {"kl": one}).save(Path(tempfile.mkdtemp()) / "q.json"))["kl"].value
         0.25
         """
+        told = {"schema": EFFECTS_SCHEMA, "title": self.title, "notes": list(self.notes)}
         results = {name: one.stored() for name, one in self.items()}
-        return write_json(
-            path, {"schema": EFFECTS_SCHEMA, "title": self.title, "notes": list(self.notes), "results": results}
-        )
+        return write_json(path, told | {"results": results, "units": plain_units(self.units)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Effects":
@@ -191,7 +195,7 @@ class Effects(Mapping[str, Result]):
             results = {
                 name: Result.from_stored(one, where=f"{path}: {name}") for name, one in stored["results"].items()
             }
-            return cls(str(stored["title"]), results, None, tuple(stored["notes"]))
+            return cls(str(stored["title"]), results, units_from(stored["units"]), tuple(stored["notes"]))
         except (KeyError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: the file holds no effects: {error!r}") from None
 
