@@ -59,6 +59,10 @@ class Sweep:
         parts = Path(self.folder).parts
         return parts[-2] if "variants" in parts else ""
 
+    def within(self, run: Path) -> Path:
+        """Return where its data lie in a run (behind a URL ``.`` is a name like any other)."""
+        return run if self.folder == "." else run / self.folder
+
     @property
     def label(self) -> str:
         """Name of the variant, such as ``ablation zero``; empty for an arm's main sweep."""
@@ -103,6 +107,12 @@ class RunPlan:
             key: tuple(value) if isinstance(value, list) else value for key, value in self.arguments.items()
         }
         return Options(**held)
+
+    def title(self, number: int) -> str:
+        """Return how a sweep is called in progress and errors: its model and its variant."""
+        sweep = self.sweeps[number]
+        name = self.arms[sweep.arm] or Path(sweep.model).name
+        return f"{name}: {sweep.label or 'sweep'}"
 
     def write(self, folder: Path) -> None:
         """Write ``plan.json``."""
