@@ -4,6 +4,7 @@ Ray starts the workers, hands them what to do and begins again what was lost; he
 only when used (extra ``ray``).
 """
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -106,13 +107,10 @@ class _Actor:
     def do(self, method: str, arguments: tuple[Any, ...]) -> Any:
         if self.worker is None:
             _fit_threads()
+            # What the worker says goes to Ray's log of this process.
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
             self.worker = self.make(*self.arguments)
         return getattr(self.worker, method)(*arguments)
-
-    def where(self) -> str:
-        import socket
-
-        return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _fit_threads() -> None:

@@ -160,7 +160,7 @@ def _chunks(crew: Crew, path: Path, plan: RunPlan, say: Progress) -> None:
         say(plan.title(number), _STEPS * over[number], _STEPS * len(plan.sweeps[number].plan))
         if done.worker:
             by_worker[done.worker] = by_worker.get(done.worker, 0) + 1
-            say(f"{done.worker}: {plan.title(number)}, chunk {chunk.name}", by_worker[done.worker], len(tasks))
+            say(done.worker, by_worker[done.worker], len(tasks))
     if failed:
         raise _unfinished(failed, plan, len(tasks), path) from failed[0].error
 

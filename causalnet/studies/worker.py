@@ -5,6 +5,7 @@ any part, and one that is lost is replaced by another.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,6 +31,7 @@ from causalnet.studies.variants import checkpoints, folder_of, questions, strata
 __all__ = ["PROMPTS", "Worker", "markers", "reopen"]
 
 PROMPTS = "prompts.jsonl"
+_log = logging.getLogger(__name__)
 
 
 def markers(path: Path, number: int) -> Markers:
@@ -133,11 +135,13 @@ class Worker:
         """Compute one chunk of one sweep, write it into the store, and say that it is done; return the seconds."""
         number, one = task
         sweep = self._plan().sweeps[number]
+        _log.info("%s, chunk %s: begun", self._plan().title(number), one.name)
         held, started = self._job(sweep), time.perf_counter()
         arrays = compute(held, one, progress=progress)
         write(sweep.within(self.path) / "effects.zarr", one, arrays)
         seconds = time.perf_counter() - started
         markers(self.path, number).set(one, seconds)
+        _log.info("%s, chunk %s: done in %.2f s", self._plan().title(number), one.name, seconds)
         return seconds
 
     def _plan(self) -> RunPlan:
