@@ -150,7 +150,7 @@ def _chunks(crew: Crew, path: Path, plan: RunPlan, say: Progress) -> None:
         return lambda done, of: say(what, (_STEPS * (over[number] * of + done)) // max(of, 1), _STEPS * total)
 
     for done in crew.map("chunk", tasks, step=step):
-        number, chunk = done.item
+        number, _ = done.item
         if isinstance(done.error, OSError | InputError):
             raise done.error
         if done.error is not None:
@@ -169,7 +169,7 @@ def _unfinished(failed: Sequence[Done], plan: RunPlan, tasks: int, path: Path) -
     """Return the error that names every chunk that could not be done, with its reason."""
     said = []
     for done in failed[:_NAMED]:
-        number, chunk = done.item
+        number, _ = done.item
         first, last = chunk.prompts
         where = f"{plan.title(number)}, chunk {chunk.name} (prompts {first} to {last - 1})"
         said.append(f"{where}: {type(done.error).__name__}: {done.error}")

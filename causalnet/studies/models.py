@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from causalnet.model.identity import weights
 from causalnet.studies.options import Options, bytes_of
-from causalnet.studies.plan import weights
 
 if TYPE_CHECKING:
     from causalnet.model.mechanism import Mechanisms

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from causalnet.errors import InputError, explain
+from causalnet.model.identity import versions
 from causalnet.prompts import Prompts
 from causalnet.studies.chunks import Chunk
 from causalnet.studies.filters import keep
@@ -21,7 +22,6 @@ from causalnet.studies.models import Loaded, Models
 from causalnet.studies.options import Arm, Options, bytes_of
 from causalnet.studies.places import is_remote, mirrored, near, place, remove
 from causalnet.studies.plan import RunPlan, Sweep, read_plan, refuse
-from causalnet.studies.record import versions
 from causalnet.studies.store import Markers, create, fits, opened, read_labels, write
 from causalnet.studies.subjects import Subject, subject
 from causalnet.studies.sweeps import Job, Question, compute, job
