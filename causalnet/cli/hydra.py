@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -180,7 +181,8 @@ def hydra(
         fit_threads()
     how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "executor": executor}
     try:
-        with progress_bars(quiet) as progress:
+        # What a cluster has to say of its workers is not what was asked for.
+        with progress_bars(quiet) as progress, redirect_stdout(sys.stderr):
             run = study(arms, loaded, options=options, out=path, progress=progress, **how)
     except (KeyboardInterrupt, SystemExit):
         _say_how_to_go_on(path)

@@ -4,6 +4,7 @@ McGrath et al. (2023), "The Hydra Effect: Emergent Self-repair in Language Model
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from causalnet.engine.crew import Crew, Done, Executor, Here, Step
@@ -13,7 +14,7 @@ from causalnet.studies.chunks import Chunk
 from causalnet.studies.finish import Result, Run
 from causalnet.studies.folder import default_folder, is_finished, is_unfinished, refuse_existing
 from causalnet.studies.options import ABLATIONS, Arm, Options
-from causalnet.studies.places import place
+from causalnet.studies.places import is_remote, place
 from causalnet.studies.plan import RunPlan, check_same, read_plan
 from causalnet.studies.store import clean
 from causalnet.studies.sweeps import sweep_model
@@ -103,7 +104,7 @@ def hydra(
         clean(path)
     else:
         refuse_existing(path, overwrite=overwrite)
-    with (executor or Here()).crew(Worker, tuple(arms), options, str(path)) as crew:
+    with (executor or Here()).crew(Worker, *_reachable(arms, path, executor is not None), options) as crew:
         if going_on:
             crew.call("check")
         else:
@@ -124,6 +125,16 @@ def _check_arms(arms: Sequence[Arm]) -> None:
         for name in names:
             if names.count(name) > 1 or name != Path(name).name or name in ("", ".", ".."):
                 raise InputError(f"arm {name!r}: of several arms each needs a name of its own that can name a folder")
+
+
+def _reachable(arms: Sequence[Arm], path: Path, elsewhere: bool) -> tuple[str, tuple[Arm, ...]]:
+    """Return where the run and the models lie, so that a worker that was started elsewhere finds them too."""
+
+    def absolute(text: str) -> str:
+        return str(Path(text).expanduser().resolve()) if elsewhere and Path(text).expanduser().exists() else text
+
+    where = str(path) if is_remote(path) else str(path.resolve())
+    return where, tuple(replace(arm, model=absolute(arm.model)) for arm in arms)
 
 
 def _chunks(crew: Crew, path: Path, plan: RunPlan, say: Progress) -> None:
@@ -169,7 +180,7 @@ def _unfinished(failed: Sequence[Done], plan: RunPlan, tasks: int, path: Path) -
     """Return the error that names every chunk that could not be done, with its reason."""
     said = []
     for done in failed[:_NAMED]:
-        number, _ = done.item
+        number, chunk = done.item
         first, last = chunk.prompts
         where = f"{plan.title(number)}, chunk {chunk.name} (prompts {first} to {last - 1})"
         said.append(f"{where}: {type(done.error).__name__}: {done.error}")

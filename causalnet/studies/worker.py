@@ -71,13 +71,13 @@ class Worker:
 
     Parameters
     ----------
-    arms, options
-        What the study was asked.
     where
         Where the run lies.
+    arms, options
+        What the study was asked.
     """
 
-    def __init__(self, arms: tuple[Arm, ...], options: Options, where: str) -> None:
+    def __init__(self, where: str, arms: tuple[Arm, ...], options: Options) -> None:
         self.arms, self.options, self.path = arms, options, place(where)
         self.models = Models(options)
         self.jobs: dict[str, Job] = {}

@@ -173,7 +173,7 @@ def test_a_worker_that_dies_each_time_is_one_failed_item(cluster):
 
 
 def test_more_workers_than_there_is_room_for_are_refused(cluster):
-    with pytest.raises(InputError, match="1 workers of 8 GPUs .* do not fit into a cluster of 0 GPUs"):
+    with pytest.raises(InputError, match=r"1 workers of 8 GPUs .* do not fit into a cluster of 0 GPUs"):
         cluster(workers=1, gpus_per_worker=8).crew(str).__enter__()
     with pytest.raises(InputError, match="workers is 0"):
         cluster(workers=0)
@@ -183,7 +183,7 @@ def test_more_workers_than_there_is_room_for_are_refused(cluster):
 
 
 def _begun(path, options=OPTIONS):
-    made = Worker((Arm("", PLAIN),), options, str(path))
+    made = Worker(str(path), (Arm("", PLAIN),), options)
     made.begin(prompts(), False)
     return made
 
@@ -200,7 +200,7 @@ def test_a_worker_of_another_version_is_refused_with_both_named(tmp_path, monkey
 def test_a_worker_with_another_model_is_refused(tmp_path):
     _begun(tmp_path / "run")
     first, *_ = read_plan(tmp_path / "run").sweeps[0].plan
-    other = Worker((Arm("", str(model_path("dropped"))),), OPTIONS, str(tmp_path / "run"))
+    other = Worker(str(tmp_path / "run"), (Arm("", str(model_path("dropped"))),), OPTIONS)
     with pytest.raises(InputError, match=r"dropped is another model than .*plain.*digest [0-9a-f]{12} and not"):
         other.chunk((0, first))
 
