@@ -53,6 +53,7 @@ bench: setup
 	-$(MAKE) $(PEERS)/.ready
 	$(BIN)/python benchmarks/sweep.py --peers $(PEERS)/bin/python --write
 	$(BIN)/python benchmarks/paper.py --write
+	$(BIN)/python benchmarks/scale.py --write
 
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs

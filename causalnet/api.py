@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from causalnet.effects.prepare import Prepared
     from causalnet.effects.prompted import Prompted
     from causalnet.effects.result import Result
+    from causalnet.engine.crew import Executor
+    from causalnet.engine.elsewhere import Elsewhere, Source
     from causalnet.engine.plan import Plan
     from causalnet.expr import World
     from causalnet.graph import CausalGraph
@@ -42,6 +44,7 @@ class Chosen(TypedDict, total=False):
     same_target_donors: bool
     memory: int | None
     progress: Callable[[int, int], None] | None
+    executor: "Executor | None"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,7 @@ class CausalModel:
 
     mechanisms: "Mechanisms"
     _find_tokenizer: Callable[[], Any] = field(repr=False)
+    _source: "Source | None" = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         mechanisms, graph = self.mechanisms, self.graph
@@ -122,6 +126,7 @@ class CausalModel:
         same_target_donors: bool = False,
         memory: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        executor: "Executor | None" = None,
     ) -> "Result | list[Result]":
         """Answer a do-expression: the mean over prompts, with its interval.
 
@@ -157,6 +162,10 @@ class CausalModel:
             Bytes that the rows of one chunk may take; default: found from the device.
         progress
             Called with (rows done, rows in all).
+        executor
+            Who runs it: None: this process; :class:`causalnet.interop.ray.Ray`: workers of a cluster, each of which
+            loads the model from where this one was loaded.  The numbers are the same to rounding, and the same to
+            the bit for any number of workers.
 
         Returns
         -------
@@ -186,6 +195,7 @@ class CausalModel:
             same_target_donors=same_target_donors,
             memory=memory,
             progress=progress,
+            executor=executor,
         )
         return on.evaluate(query)
 
@@ -198,7 +208,7 @@ class CausalModel:
             The prompts, or plain texts.
         **options
             As in :meth:`evaluate`: ``donors, pool, seed, target, vectors, level, strata, same_target_donors, memory,
-            progress``.
+            progress, executor``; the executor runs do-expressions and the estimands made of them.
 
         Returns
         -------
@@ -216,13 +226,23 @@ class CausalModel:
         from causalnet.effects.prompted import Prompted
 
         given: dict[str, Any] = dict(options)
-        memory, progress = given.pop("memory", None), given.pop("progress", None)
+        memory, progress, executor = (given.pop(name, None) for name in ("memory", "progress", "executor"))
         for name in given:
             if name not in Chosen.__annotations__:
                 raise InputError(explain(f"unknown option {name!r}", legal=Chosen.__annotations__, got=name))
         if given.get("vectors", {}) is None:
             del given["vectors"]
-        return Prompted(self.mechanisms, self.tokenizer, _prompts(prompts), Options(**given), memory, progress)
+        elsewhere = None if executor is None else self._elsewhere(executor)
+        asked = (_prompts(prompts), Options(**given), memory, progress, elsewhere)
+        return Prompted(self.mechanisms, self.tokenizer, *asked)
+
+    def _elsewhere(self, executor: "Executor") -> "Elsewhere":
+        from causalnet.engine.elsewhere import Elsewhere
+
+        if self._source is None:
+            what = "workers load the model themselves, and this one was compiled from an object"
+            raise InputError(explain(what, mend="compile it from a folder or a hub name"))
+        return Elsewhere(executor, self._source)
 
     def plan(
         self,
@@ -393,17 +413,22 @@ def compile_config(
 def _compiled(
     model: Any, how: Mapping[str, Any], granularity: str, trust: bool, tokenizer: Any, *, verify: bool
 ) -> CausalModel:
+    from causalnet.engine.elsewhere import Source
     from causalnet.model.compile import compile_model
     from causalnet.model.load import load_model, load_tokenizer
 
     given = {name: value for name, value in how.items() if value is not None}
-    revision, name = how.get("revision"), ""
+    revision, name, loaded_from = how.get("revision"), "", None
     source = str(getattr(model, "name_or_path", "") or "")
     if isinstance(model, str | Path):
         name, source = _name(model), str(model)
         if "dtype" in given:
             given["dtype"] = str(given["dtype"]).removeprefix("torch.")
-        model = load_model(model, trust_remote_code=trust, **given)
+        given["trust_remote_code"] = trust
+        # Workers may have another working folder.
+        folder = Path(model).expanduser()
+        loaded_from = Source(str(folder.resolve()) if folder.exists() else str(model), given)
+        model = load_model(model, **given)
     elif given:
         what = f"{', '.join(given)} cannot be set on a model that is already loaded"
         raise InputError(explain(what, mend="give a folder or a hub name, or load the model that way"))
@@ -421,7 +446,8 @@ def _compiled(
         except InputError as error:
             raise InputError(explain(str(error), mend=mend)) from error
 
-    return CausalModel(compile_model(model, granularity=granularity, name=name, verify=verify), find)
+    compiled = compile_model(model, granularity=granularity, name=name, verify=verify)
+    return CausalModel(compiled, find, loaded_from)
 
 
 def _name(model: str | Path) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "OutOfMemory",
     "PromptError",
     "RunExistsError",
+    "UnfinishedError",
     "UnknownNameError",
     "UnknownNodeError",
     "UnsupportedModelError",
@@ -77,6 +78,10 @@ class NonFiniteError(CausalnetError, ArithmeticError):
 
 class OutOfMemory(CausalnetError, MemoryError):
     """Not even one row fits into the memory of the device."""
+
+
+class UnfinishedError(CausalnetError, RuntimeError):
+    """Some parts of a long run could not be done; the others are done and kept."""
 
 
 class RunExistsError(CausalnetError, FileExistsError):

@@ -2,15 +2,20 @@
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from causalnet.engine.crew import Executor
     from causalnet.studies.hydra import Run
 
-__all__ = ["register"]
+__all__ = ["ALONE", "register"]
+
+ALONE = "local"
+"""What ``--ray`` means where no address follows it."""
 
 # \b keeps the paragraph below it as it is typed.
 _HELP = """Ablate every layer, split each total effect, and say who compensates.
@@ -27,7 +32,8 @@ plan.json and prompts.jsonl; what is asked besides (--ablation zero after anothe
 --freeze-norm, --stratum, --checkpoints) lies in variants/.  With several models there is one such folder for each,
 comparison.json and a report of all.
 
-A run that was stopped at any moment goes on with --resume --out RUN and the same arguments.
+A run that was stopped at any moment goes on with --resume --out RUN and the same arguments.  With --ray the work is
+done by the workers of a Ray cluster, all of which must reach the model and --out; the data are the same bytes.
 
 Examples:
 
@@ -39,6 +45,9 @@ Examples:
   causalnet hydra --model path/to/one --compare path/to/other --prompts known_1000.json --correct-only
   causalnet hydra --model openai-community/gpt2 --prompts known_1000.json --donors 5 --json
   causalnet hydra --resume --out runs/hydra-20260101-120000
+  causalnet hydra --ray --workers 2
+  causalnet hydra --ray auto --gpus-per-worker 1 --device cuda --model path/to/checkpoint --prompts prompts.jsonl \\
+    --out s3://bucket/run
 """
 
 
@@ -104,13 +113,32 @@ def hydra(
     cuts: Annotated[int | None, typer.Option(help="Cut each text at so many places into next-token prompts.")] = None,
     cut_at: Annotated[list[int] | None, typer.Option(help="Cut each text after so many tokens; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of donors, intervals and permutations.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, …")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:0, …; auto: over all GPUs that there are (needs accelerate).")
+    ] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, float16 or auto.")] = "float32",
     memory: Annotated[str, typer.Option(help="For data and activations, beside the weights.")] = "2GiB",
     chunk: Annotated[
         int | None, typer.Option(help="Prompts per chunk of work.", show_default="found from the sizes")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make.", show_default="runs/hydra-<time>")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|URL", help="Run folder to make, or s3://bucket/run.", show_default="runs/hydra-<time>"
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Work on a Ray cluster: auto, host:port or ray://host:port; alone: on this machine's own.",
+            show_default="work in this process",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray: how many workers.", show_default="found from the cluster")
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(help="With --ray: GPUs of each worker.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that stands there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")] = False,
     same_target_donors: Annotated[
@@ -128,6 +156,7 @@ def hydra(
     from causalnet.studies.folder import default_folder, refuse_existing
     from causalnet.studies.hydra import Options
     from causalnet.studies.hydra import hydra as study
+    from causalnet.studies.places import place
 
     options = Options(
         ",".join(ablation or ["resample"]), donors, limit, seed, device, dtype, same_target_donors,
@@ -139,18 +168,22 @@ def hydra(
     )  # fmt: skip
     if resume and (out is None or overwrite):
         raise InputError("--resume needs --out, the run to go on with, and goes without --overwrite")
-    if out is not None and not resume:
-        refuse_existing(out, overwrite=overwrite)
+    path = place(default_folder("hydra") if out is None else out)
+    if not resume:
+        refuse_existing(path, overwrite=overwrite)
+    executor = _executor(ray, workers, gpus_per_worker)
     arms, source = _arms(model, compare, prompts)
     loaded = Prompts.from_file(source)
     for note in loaded.notes:
         complain(f"{source}: {note}", kind="note: ")
     silence_libraries()
-    fit_threads()
-    path = default_folder("hydra") if out is None else out
+    if executor is None:
+        fit_threads()
+    how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "executor": executor}
     try:
-        with progress_bars(quiet) as progress:
-            run = study(arms, loaded, options=options, out=path, overwrite=overwrite, resume=resume, progress=progress)
+        # What a cluster has to say of its workers is not what was asked for.
+        with progress_bars(quiet) as progress, redirect_stdout(sys.stderr):
+            run = study(arms, loaded, options=options, out=path, progress=progress, **how)
     except (KeyboardInterrupt, SystemExit):
         _say_how_to_go_on(path)
         raise
@@ -164,6 +197,19 @@ def hydra(
         _show(run)
     if run.misfits:
         raise typer.Exit(complain("; ".join(run.misfits), 1))
+
+
+def _executor(ray: str | None, workers: int | None, gpus_per_worker: float) -> "Executor | None":
+    """Return who does the work; None: this process."""
+    from causalnet.errors import InputError
+
+    if ray is None:
+        if workers is not None or gpus_per_worker:
+            raise InputError("--workers and --gpus-per-worker go with --ray")
+        return None
+    from causalnet.interop.ray import Ray
+
+    return Ray("" if ray == ALONE else ray, workers, gpus_per_worker)
 
 
 def _say_how_to_go_on(path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from causalnet.cli import check, do, graph, hydra, report
 from causalnet.cli.console import complain, warnings_as_lines
+from causalnet.cli.hydra import ALONE
 from causalnet.cli.process import stoppable
 from causalnet.errors import CausalnetError
 
@@ -64,7 +65,7 @@ def _run(arguments: list[str]) -> int:
     """Run the application and return the exit status."""
     try:
         # Without arguments the help is what was asked for.
-        code = app(args=arguments or ["--help"], standalone_mode=False, prog_name="causalnet")
+        code = app(args=_with_address(arguments) or ["--help"], standalone_mode=False, prog_name="causalnet")
         sys.stdout.flush()
     except typer.Exit as stop:
         code = stop.exit_code
@@ -89,6 +90,16 @@ def _run(arguments: list[str]) -> int:
     if code == _INTERRUPTED:
         complain("interrupted; nothing was left half-written")
     return code if isinstance(code, int) else 0
+
+
+def _with_address(arguments: list[str]) -> list[str]:
+    """Give ``--ray`` its value where none follows: the parser knows no option whose value may be left out."""
+    found = []
+    for place, word in enumerate(arguments):
+        found.append(word)
+        if word == "--ray" and (place + 1 == len(arguments) or arguments[place + 1].startswith("-")):
+            found.append(ALONE)
+    return found
 
 
 def _parsing(error: Any) -> str:

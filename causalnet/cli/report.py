@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its URL.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default="RUN/report.html")
     ] = None,
@@ -38,5 +38,9 @@ def report(
     ] = None,
 ) -> None:
     from causalnet.draw import report as write
+    from causalnet.studies.places import mirrored, place
 
-    print(write(run, out, title=title, prompt=prompt))
+    where = place(run)
+    with mirrored(where) as folder:
+        written = write(folder, out, title=title, prompt=prompt)
+    print(where / "report.html" if out is None else written)

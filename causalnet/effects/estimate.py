@@ -4,6 +4,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from causalnet.effects.result import Result
 from causalnet.effects.statistics import Interval, crossed_mean_interval, donor_mean, function_interval, mean_interval
 from causalnet.effects.statistics.means import divide
 from causalnet.effects.statistics.resampling import FEW, FewPromptsWarning, quiet
+from causalnet.engine.elsewhere import Elsewhere
 from causalnet.engine.run import Trace, run
 from causalnet.errors import InputError, explain
 from causalnet.expr import Query
@@ -42,6 +44,7 @@ def estimate(
     *,
     memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> list[Result]:
     """Answer queries on a model and prompts.
 
@@ -59,6 +62,8 @@ def estimate(
         Bytes that the rows of one chunk may take; default: found from the device.
     progress
         Called with (rows done, rows in all).
+    elsewhere
+        Who runs the plans; default: this process.
 
     Returns
     -------
@@ -81,13 +86,14 @@ def estimate(
         if progress is not None:
             progress(done + rows, max(total, 1))
 
-    for batch in ready.batches:
-        started = time.perf_counter()
-        trace = run(mechanisms, batch.plan, batch.inputs, lookup=ready.lookup, memory=memory, progress=advance)
-        done += batch.plan.rows
-        how = _how(batch, len(queries), time.perf_counter() - started)
-        for number in batch.queries:
-            found[number] = _result(ready, batch, number, trace, tokenizer, options, how, record)
+    with nullcontext(run) if elsewhere is None else elsewhere.runner(mechanisms) as run_one:
+        for batch in ready.batches:
+            started = time.perf_counter()
+            trace = run_one(mechanisms, batch.plan, batch.inputs, lookup=ready.lookup, memory=memory, progress=advance)
+            done += batch.plan.rows
+            how = _how(batch, len(queries), time.perf_counter() - started)
+            for number in batch.queries:
+                found[number] = _result(ready, batch, number, trace, tokenizer, options, how, record)
     warn_of_few(min(result.n for result in found.values()))
     return [found[number] for number in range(len(queries))]
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from causalnet.effects.misses import Comparison
     from causalnet.effects.shapley import Solver
     from causalnet.effects.units import Units
+    from causalnet.engine.elsewhere import Elsewhere
     from causalnet.model.mechanism import Mechanisms
     from causalnet.prompts import Prompts
 
@@ -58,6 +59,8 @@ class Prompted:
         Bytes that the rows of one chunk may take; default: found from the device.
     progress
         Called with (rows done, rows in all).
+    elsewhere
+        Who runs do-expressions, where it is not this process.
 
     Examples
     --------
@@ -83,6 +86,7 @@ class Prompted:
     options: Options
     memory: int | None = None
     progress: Callable[[int, int], None] | None = None
+    elsewhere: "Elsewhere | None" = None
 
     def __repr__(self) -> str:
         return f"Prompted({self.mechanisms.name}: {len(self.prompts)} prompts, target {self.options.target})"
@@ -395,6 +399,7 @@ class Prompted:
             self.options,
             memory=self.memory,
             progress=self.progress,
+            elsewhere=self.elsewhere,
         )
 
     def _named(self, made: Sequence[Assignment], queries: Mapping[str, Query]) -> Effects:

@@ -1,16 +1,14 @@
 """The run record: what a reader needs to make a result again."""
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from causalnet.model.identity import versions
 
 if TYPE_CHECKING:
     from causalnet.model.mechanism import Mechanisms
 
 __all__ = ["run_record"]
-
-_PACKAGES = ("causalnet-transformers", "torch", "transformers", "numpy")
 
 
 def run_record(
@@ -51,14 +49,7 @@ def run_record(
         "dtype": str(mechanisms.dtype).removeprefix("torch."),
         "device": str(mechanisms.device),
         "attention": getattr(config, "_attn_implementation", None),
-        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         "seed": seed,
         "arguments": {"given": dict(given), "defaulted": dict(defaulted)},
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -10,8 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from causalnet.errors import InputError, RunExistsError, explain
+from causalnet.studies.places import is_remote, put, remove
 
-__all__ = ["default_folder", "fresh_folder", "is_finished", "is_unfinished", "refuse_existing", "write_json"]
+__all__ = [
+    "MILESTONES",
+    "default_folder",
+    "fresh_folder",
+    "is_finished",
+    "is_unfinished",
+    "refuse_existing",
+    "write_json",
+    "write_whole",
+]
+
+MILESTONES = ("plan.json", "summary.json", "comparison.json")
+"""Files that say how far a run has come, and so are written after the rest."""
 
 
 def default_folder(study: str) -> Path:
@@ -125,6 +138,10 @@ def fresh_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     ['summary.json']
     """
     refuse_existing(path, overwrite=overwrite)
+    if is_remote(path):
+        with _put_when_whole(path) as made:
+            yield made
+        return
     place = path.resolve()
     missing = [parent for parent in place.parents if not parent.exists()]
     try:
@@ -141,6 +158,21 @@ def fresh_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(made, ignore_errors=True)
         _remove_empty(missing)
+
+
+@contextmanager
+def _put_when_whole(path: Path) -> Iterator[Path]:
+    """Yield a folder of this machine that is put at a place behind a URL when the block ends without an error."""
+    with tempfile.TemporaryDirectory(prefix="causalnet-") as made:
+        yield Path(made)
+        try:
+            remove(path)
+            put(Path(made), path, last=MILESTONES)
+        except Exception as error:  # each protocol's client has errors of its own
+            with suppress(Exception):
+                remove(path)
+            what = f"cannot be written: {type(error).__name__}: {error}"
+            raise InputError(explain(what, where=str(path), mend="name another place with --out")) from error
 
 
 def _remove_empty(folders: list[Path]) -> None:
@@ -183,6 +215,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         Texts, numbers, lists and mappings.
     """
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(path, text + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    if is_remote(path):
+        path.write_text(text, encoding="utf-8")
+        return
     made = path.with_name(f"{path.name}.partial")
-    made.write_text(text + "\n", encoding="utf-8")
-    made.replace(path)  # whole or not at all
+    made.write_text(text, encoding="utf-8")
+    made.replace(path)

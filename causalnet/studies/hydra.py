@@ -3,34 +3,31 @@
 McGrath et al. (2023), "The Hydra Effect: Emergent Self-repair in Language Model Computations".
 """
 
-import json
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from causalnet.errors import InputError
+from causalnet.engine.crew import Crew, Done, Executor, Here, Step
+from causalnet.errors import InputError, UnfinishedError, explain
 from causalnet.prompts import Prompts
-from causalnet.studies.filters import keep
-from causalnet.studies.finish import Result, Run, finish
-from causalnet.studies.folder import default_folder, fresh_folder, is_finished, is_unfinished, refuse_existing
-from causalnet.studies.models import Loaded, Models
+from causalnet.studies.chunks import Chunk
+from causalnet.studies.finish import Result, Run
+from causalnet.studies.folder import default_folder, is_finished, is_unfinished, refuse_existing
 from causalnet.studies.options import ABLATIONS, Arm, Options
-from causalnet.studies.plan import RunPlan, Sweep, check_same, read_plan, refuse
-from causalnet.studies.store import Markers, clean, create, read_labels, write
-from causalnet.studies.subjects import Subject, subject
-from causalnet.studies.sweeps import Job, Question, compute, job, sweep_model
-from causalnet.studies.together import check_nodes
-from causalnet.studies.variants import checkpoints, folder_of, questions, strata
+from causalnet.studies.places import is_remote, place
+from causalnet.studies.plan import RunPlan, check_same, read_plan
+from causalnet.studies.store import clean
+from causalnet.studies.sweeps import sweep_model
+from causalnet.studies.worker import Worker, markers
 
-__all__ = ["ABLATIONS", "Arm", "Options", "Result", "Run", "hydra", "reopen", "sweep_model"]
+__all__ = ["ABLATIONS", "Arm", "Options", "Result", "Run", "hydra", "sweep_model"]
 
 Progress = Callable[[str, int, int], None]
 
-PROMPTS = "prompts.jsonl"
 _STEPS = 1000
 """Steps of progress that one chunk counts for."""
+_NAMED = 5
+"""Chunks that an error names with their reasons."""
 
 
 def hydra(
@@ -42,6 +39,7 @@ def hydra(
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Run:
     """Run the study on one model, or on several on the same prompts, and write the run folder.
 
@@ -54,7 +52,7 @@ def hydra(
     options
         Ablation, donors, seed, device, variants and so on.
     out
-        The run folder; default ``runs/hydra-<time>``.
+        The run folder, or a URL that fsspec knows such as ``s3://bucket/run``; default ``runs/hydra-<time>``.
     overwrite
         Replace a run that stands there, once everything that can be refused has been checked.
     resume
@@ -62,6 +60,9 @@ def hydra(
         one that was never stopped.
     progress
         Called with (what, done, total).
+    executor
+        Who does the work: None: this process; :class:`causalnet.interop.ray.Ray`: workers of a cluster, which must
+        all reach the models and ``out``.
 
     Returns
     -------
@@ -74,6 +75,8 @@ def hydra(
         If something cannot be used as given; nothing is written then.
     OSError
         If the data cannot be written; finished chunks are kept.
+    UnfinishedError
+        If some chunks could not be computed: each is named with its reason, and all others are done.
 
     References
     ----------
@@ -93,22 +96,23 @@ def hydra(
     """
     options = Options() if options is None else options
     _check_arms(arms)
-    path = default_folder("hydra") if out is None else Path(out)
+    path = place(default_folder("hydra") if out is None else out)
     say: Progress = (lambda what, done, total: None) if progress is None else progress
-    study = _Study(tuple(arms), options, Models(options), say)
-    if resume and (is_unfinished(path) or is_finished(path)):
-        plan = read_plan(path)
-        check_same(plan, RunPlan.of([arm.name for arm in arms], prompts, options), path)
+    going_on = resume and (is_unfinished(path) or is_finished(path))
+    if going_on:
+        check_same(read_plan(path), RunPlan.of([arm.name for arm in arms], prompts, options), path)
         clean(path)
-        study.check(path, plan)
     else:
         refuse_existing(path, overwrite=overwrite)
-        with fresh_folder(path, overwrite=overwrite) as folder:
-            plan = study.begin(folder, prompts)
-    seconds = study.work(path, plan)
-    say("figures and report", 0, 1)
-    run = finish(path, plan, options, study.mains(path, plan), seconds)
-    shutil.rmtree(path / "chunks", ignore_errors=True)
+    with (executor or Here()).crew(Worker, *_reachable(arms, path, executor is not None), options) as crew:
+        if going_on:
+            crew.call("check")
+        else:
+            crew.call("begin", prompts, overwrite)
+        if not is_finished(path):
+            _chunks(crew, path, read_plan(path), say)
+        say("figures and report", 0, 1)
+        run = crew.call("finish")
     say("figures and report", 1, 1)
     return run
 
@@ -123,133 +127,63 @@ def _check_arms(arms: Sequence[Arm]) -> None:
                 raise InputError(f"arm {name!r}: of several arms each needs a name of its own that can name a folder")
 
 
-def reopen(path: Path, sweep: Sweep, options: Options, loaded: Loaded) -> Job:
-    """Make the job of a sweep from what its run folder holds: on another machine, or after an interruption.
+def _reachable(arms: Sequence[Arm], path: Path, elsewhere: bool) -> tuple[str, tuple[Arm, ...]]:
+    """Return where the run and the models lie, so that a worker that was started elsewhere finds them too."""
 
-    Parameters
-    ----------
-    path
-        The run folder.
-    sweep
-        One of its plan's.
-    options
-        The plan's (:attr:`causalnet.studies.plan.RunPlan.options`).
-    loaded
-        The sweep's model.
+    def absolute(text: str) -> str:
+        return str(Path(text).expanduser().resolve()) if elsewhere and Path(text).expanduser().exists() else text
 
-    Returns
-    -------
-    Job
-        Its chunks are those of ``sweep.plan``; :func:`causalnet.studies.sweeps.compute` makes each,
-        :func:`causalnet.studies.store.write` puts it into the store, and a marker says that it is done.
+    where = str(path) if is_remote(path) else str(path.resolve())
+    return where, tuple(replace(arm, model=absolute(arm.model)) for arm in arms)
+
+
+def _chunks(crew: Crew, path: Path, plan: RunPlan, say: Progress) -> None:
+    """Let the crew do every chunk that is not done, and say at the end which could not be done.
+
+    Raises
+    ------
+    UnfinishedError
+        If the computation of some chunks failed; the others are done.
+    OSError, InputError
+        At once, if the place of the run or a worker cannot be used.
     """
-    targets, donors = read_labels(path / sweep.folder / "effects.zarr")
-    kept = Prompts.from_file(path / PROMPTS)
-    held = subject(loaded.mechanisms, loaded.tokenizer, kept, options, targets=targets)
-    return replace(job(held, sweep.question, options, donors=donors), plan=sweep.plan)
+    tasks, over = [], [0] * len(plan.sweeps)
+    for number, sweep in enumerate(plan.sweeps):
+        done = markers(path, number).done()
+        over[number] = len(done)
+        tasks += [(number, chunk) for chunk in sweep.plan if chunk.name not in done]
+    by_worker: dict[str, int] = {}
+    failed: list[Done] = []
+
+    def step(task: tuple[int, Chunk]) -> Step:
+        number, total = task[0], len(plan.sweeps[task[0]].plan)
+        what = plan.title(number)
+        return lambda done, of: say(what, (_STEPS * (over[number] * of + done)) // max(of, 1), _STEPS * total)
+
+    for done in crew.map("chunk", tasks, step=step):
+        number, _ = done.item
+        if isinstance(done.error, OSError | InputError):
+            raise done.error
+        if done.error is not None:
+            failed.append(done)
+            continue
+        over[number] += 1
+        say(plan.title(number), _STEPS * over[number], _STEPS * len(plan.sweeps[number].plan))
+        if done.worker:
+            by_worker[done.worker] = by_worker.get(done.worker, 0) + 1
+            say(done.worker, by_worker[done.worker], len(tasks))
+    if failed:
+        raise _unfinished(failed, plan, len(tasks), path) from failed[0].error
 
 
-@dataclass(eq=False)
-class _Study:
-    """One run at work: its models, and the jobs of its sweeps, made when they are needed."""
-
-    arms: tuple[Arm, ...]
-    options: Options
-    models: Models
-    say: Progress
-    jobs: dict[str, Job] = field(default_factory=dict)
-
-    def begin(self, folder: Path, prompts: Prompts) -> RunPlan:
-        """Check everything that can be refused, and write the plan and the empty stores."""
-        given = RunPlan.of([arm.name for arm in self.arms], prompts, self.options)
-        kept = keep(prompts, self.options, self.arms, self.models)
-        kept.to_jsonl(folder / PROMPTS)
-        sweeps: list[Sweep] = []
-        for number, arm in enumerate(self.arms):
-            home = arm.name if len(self.arms) > 1 else ""
-            shared: dict[str, Subject] = {}
-            for place, model, name, question in self._asked(arm):
-                loaded = self.models.take(model, name)
-                if model not in shared:
-                    shared[model] = subject(loaded.mechanisms, loaded.tokenizer, kept, self.options)
-                one = job(shared[model], question, self.options)
-                if not place:
-                    check_nodes(one, self.options)
-                where = Path(home, place)
-                (folder / where).mkdir(parents=True, exist_ok=True)
-                create(folder / where / "effects.zarr", one.labels(), one.plan)
-                (folder / where / "graph.json").write_text(one.graph.to_json(), encoding="utf-8")
-                sweeps.append(Sweep(where.as_posix(), number, model, question, one.plan, loaded.weights))
-                self.jobs[where.as_posix()] = one
-            main = shared[arm.model]
-            strata(kept, main.encoded.lengths, self.options.strata)  # an unknown feature is refused now
-        plan = replace(given, sweeps=tuple(sweeps))
-        plan.write(folder)
-        return plan
-
-    def check(self, path: Path, plan: RunPlan) -> None:
-        """Refuse to go on with other models than those that the run was begun with."""
-        for sweep in plan.sweeps:
-            loaded = self._loaded(sweep)
-            if loaded.weights != sweep.weights:
-                what = f"{loaded.mechanisms.name} is another model than {sweep.model}: its config or weights differ"
-                refuse([what], path)
-
-    def _loaded(self, sweep: Sweep) -> Loaded:
-        """Return the model of a sweep: a checkpoint by its own name, else the one that the arm names now."""
-        if sweep.family == "checkpoint":
-            return self.models.take(sweep.model, Path(sweep.folder).name)
-        arm = self.arms[sweep.arm]
-        return self.models.take(arm.model, arm.name)
-
-    def _asked(self, arm: Arm) -> list[tuple[str, str, str, Question]]:
-        """Return every sweep of an arm: folder, model, name of the model, question."""
-        found = [(place, arm.model, arm.name, question) for place, question in questions(self.options).items()]
-        if self.options.checkpoints:
-            main = Question(self.options.ablations[0])
-            for name, model in checkpoints(Path(self.options.checkpoints)).items():
-                found.append((folder_of("checkpoint", name), model, name, main))
-        return found
-
-    def work(self, path: Path, plan: RunPlan) -> dict[str, float]:
-        """Compute the chunks that are not done; return the seconds that each sweep took, by folder."""
-        seconds = {}
-        for number, sweep in enumerate(plan.sweeps):
-            markers = Markers(path / "chunks" / str(number))
-            done = markers.done()
-            if is_finished(path):
-                held = json.loads((path / sweep.folder / "summary.json").read_text(encoding="utf-8"))
-                seconds[sweep.folder] = held["wall_s"]
-                continue
-            if len(done) == len(sweep.plan):
-                seconds[sweep.folder] = sum(done.values())
-                continue
-            one = self._job(path, sweep)
-            name = one.subject.mechanisms.name
-            what = f"{name}: {sweep.label or 'sweep'}"
-            for place, chunk in enumerate(sweep.plan):
-                if chunk.name in done:
-                    continue
-                started = time.perf_counter()
-                arrays = compute(one, chunk, progress=self._progress(what, place, len(sweep.plan)))
-                write(path / sweep.folder / "effects.zarr", chunk, arrays)
-                markers.set(chunk, time.perf_counter() - started)
-            seconds[sweep.folder] = sum(markers.done().values())
-        return seconds
-
-    def _progress(self, what: str, place: int, chunks: int) -> Callable[[int, int], None]:
-        def step(done: int, total: int) -> None:
-            self.say(what, (_STEPS * (place * total + done)) // total, _STEPS * chunks)
-
-        return step
-
-    def _job(self, path: Path, sweep: Sweep) -> Job:
-        """Return the job of a sweep: from the beginning of this run, or made again from what its store holds."""
-        if sweep.folder not in self.jobs:
-            loaded = self._loaded(sweep)
-            self.jobs[sweep.folder] = reopen(path, sweep, self.options, loaded)
-        return self.jobs[sweep.folder]
-
-    def mains(self, path: Path, plan: RunPlan) -> Mapping[str, Job]:
-        """Return the job of each arm's main sweep, by folder."""
-        return {sweep.folder: self._job(path, sweep) for sweep in plan.sweeps if not sweep.family}
+def _unfinished(failed: Sequence[Done], plan: RunPlan, tasks: int, path: Path) -> UnfinishedError:
+    """Return the error that names every chunk that could not be done, with its reason."""
+    said = []
+    for done in failed[:_NAMED]:
+        number, chunk = done.item
+        first, last = chunk.prompts
+        where = f"{plan.title(number)}, chunk {chunk.name} (prompts {first} to {last - 1})"
+        said.append(f"{where}: {type(done.error).__name__}: {done.error}")
+    more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+    what = f"{len(failed)} of {tasks} chunks could not be done: {'; '.join(said)}{more}; the others are done and kept"
+    return UnfinishedError(explain(what, where=str(path), mend="mend the cause and go on with --resume"))

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from causalnet.model.identity import weights
 from causalnet.studies.options import Options, bytes_of
-from causalnet.studies.plan import weights
 
 if TYPE_CHECKING:
     from causalnet.model.mechanism import Mechanisms
@@ -19,7 +19,9 @@ class Loaded:
         from causalnet.model.compile import compile_model
         from causalnet.model.load import load_model, load_tokenizer
 
-        model = load_model(path, dtype=options.dtype, device=options.device)
+        spread = options.device == "auto"  # over all devices that there are, where one is too small
+        where: dict[str, Any] = {"device_map": "auto"} if spread else {"device": options.device}
+        model = load_model(path, dtype=options.dtype, **where)
         self.tokenizer: Any = load_tokenizer(path)
         self.mechanisms: Mechanisms = compile_model(model, name=name or Path(path).expanduser().resolve().name)
         self.weights = weights(model)

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from causalnet.errors import DataError, InputError, explain
+from causalnet.model.identity import versions
 from causalnet.prompts import Prompts
 from causalnet.studies.chunks import ChunkPlan
 from causalnet.studies.folder import write_json
 from causalnet.studies.options import Options
-from causalnet.studies.record import versions
 from causalnet.studies.sweeps import Question
 
-__all__ = ["PLAN", "RunPlan", "Sweep", "check_same", "digest", "read_plan", "refuse", "weights"]
+__all__ = ["PLAN", "RunPlan", "Sweep", "check_same", "digest", "read_plan", "refuse"]
 
 PLAN = "plan.json"
 _SCHEMA = "causalnet-run/1"
-_WHOLE = 1 << 20
-"""Tensors up to this many numbers are digested whole, larger ones by as many of theirs, evenly spread."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,10 @@ class Sweep:
         """Name of the variant's family, such as ``ablation``; empty for an arm's main sweep."""
         parts = Path(self.folder).parts
         return parts[-2] if "variants" in parts else ""
+
+    def within(self, run: Path) -> Path:
+        """Return where its data lie in a run (behind a URL ``.`` is a name like any other)."""
+        return run if self.folder == "." else run / self.folder
 
     @property
     def label(self) -> str:
@@ -103,6 +105,12 @@ class RunPlan:
             key: tuple(value) if isinstance(value, list) else value for key, value in self.arguments.items()
         }
         return Options(**held)
+
+    def title(self, number: int) -> str:
+        """Return how a sweep is called in progress and errors: its model and its variant."""
+        sweep = self.sweeps[number]
+        name = self.arms[sweep.arm] or Path(sweep.model).name
+        return f"{name}: {sweep.label or 'sweep'}"
 
     def write(self, folder: Path) -> None:
         """Write ``plan.json``."""
@@ -169,39 +177,3 @@ def _shown(value: Any) -> str:
 def digest(prompts: Prompts) -> str:
     """Return a digest of prompts with their answers, spans, features and pairs."""
     return hashlib.sha256(prompts.to_jsonl().encode()).hexdigest()
-
-
-def weights(model: Any) -> str:
-    """Return a digest of a loaded model: its config, and every parameter's name, shape, type and numbers.
-
-    Large parameters count by a million of their numbers, so that it stays cheap for models of any size.
-
-    Parameters
-    ----------
-    model
-        A ``transformers`` model.
-
-    Examples
-    --------
-    >>> from causalnet.testing.crafted import blank_gpt2
-    >>> one, other = (blank_gpt2(1, width=4, vocab=3) for _ in range(2))
-    >>> weights(one) == weights(other)
-    True
-    >>> other.lm_head.weight.data[0, 0] = 1.0
-    >>> weights(one) == weights(other)
-    False
-    """
-    import torch
-
-    config = {key: value for key, value in model.config.to_dict().items() if key not in _PASSING}
-    total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, parameter in model.state_dict().items():
-        total.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        flat = parameter.detach().reshape(-1)
-        flat = flat[:: max(1, -(-flat.numel() // _WHOLE))].cpu().contiguous()
-        total.update(flat.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-_PASSING = ("_name_or_path", "transformers_version", "_attn_implementation", "torch_dtype", "dtype")
-"""What a config says of how it was loaded rather than of the model."""

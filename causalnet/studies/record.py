@@ -1,8 +1,6 @@
-"""How a result was made, for its attributes."""
+"""How a study's data were made, for their attributes."""
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from causalnet.prompts import Prompts
@@ -10,7 +8,7 @@ from causalnet.prompts import Prompts
 if TYPE_CHECKING:
     from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["run_record", "versions"]
+__all__ = ["run_record"]
 
 
 def run_record(
@@ -29,32 +27,12 @@ def run_record(
     arguments
         Those given and those defaulted.
     """
-    return {
-        "model": mechanisms.name,
-        "revision": getattr(mechanisms.config, "_commit_hash", None),
-        "dtype": str(mechanisms.dtype).removeprefix("torch."),
-        "device": str(mechanisms.device),
-        "attention": getattr(mechanisms.config, "_attn_implementation", None),
-        "versions": versions(),
-        "seed": seed,
-        "prompts": {
-            "source": prompts.name,
-            "count": len(prompts),
-            "notes": list(prompts.notes),
-            "dropped": [str(one) for one in prompts.dropped],
-        },
-        "arguments": dict(arguments),
+    from causalnet.effects.record import run_record as record
+
+    read = {
+        "source": prompts.name,
+        "count": len(prompts),
+        "notes": list(prompts.notes),
+        "dropped": [str(one) for one in prompts.dropped],
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of causalnet, of the libraries that compute, and of Python."""
-    found = {name: _version(name) for name in ("causalnet-transformers", "torch", "transformers", "numpy")}
-    return found | {"python": platform.python_version()}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+    return {**record(mechanisms, seed=seed, given={}, defaulted={}), "prompts": read, "arguments": dict(arguments)}

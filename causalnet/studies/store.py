@@ -16,11 +16,13 @@ import numpy as np
 from causalnet.effects.fields import VARIABLES
 from causalnet.errors import DataError, InputError, explain
 from causalnet.studies.chunks import Chunk, ChunkPlan
+from causalnet.studies.folder import write_whole
+from causalnet.studies.places import is_remote, patiently, zarr_place
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Markers", "clean", "copy", "create", "fits", "open_store", "read_labels", "write"]
+__all__ = ["Markers", "clean", "copy", "create", "fits", "open_store", "opened", "read_labels", "write"]
 
 _LABELS = ("target_id", "target", "text", "donor_index", "donors_used")
 """What is known before anything is measured."""
@@ -155,8 +157,9 @@ def write(path: Path, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
     import zarr
 
     prompts, nodes = slice(*chunk.prompts), slice(*chunk.nodes)
-    try:
-        group = zarr.open_group(path, mode="r+", zarr_format=2, use_consolidated=True)
+
+    def attempt() -> None:
+        group = zarr.open_group(zarr_place(path), mode="r+", zarr_format=2, use_consolidated=True)
         for name, values in arrays.items():
             dims = VARIABLES[name].dims
             if "node" not in dims and chunk.node_block:
@@ -165,8 +168,20 @@ def write(path: Path, chunk: Chunk, arrays: Mapping[str, np.ndarray]) -> None:
             array = group[name]
             assert isinstance(array, zarr.Array)
             array[place] = values
+
+    _writing(path, attempt)
+
+
+def _writing(path: Path, attempt: Callable[[], None]) -> None:
+    """Write something; whatever goes wrong at a place behind a URL is an error of that place."""
+    try:
+        patiently(path, attempt)
     except OSError as error:
         raise cannot_write(error, path) from error
+    except Exception as error:
+        if not is_remote(path):
+            raise
+        raise cannot_write(OSError(f"{type(error).__name__}: {error}"), path) from error
 
 
 def cannot_write(error: OSError, path: Path) -> OSError:
@@ -187,21 +202,27 @@ class Markers:
         """Return the finished chunks and the seconds that each took."""
         if not self.folder.is_dir():
             return {}
-        return {one.stem: float(one.read_text() or 0) for one in sorted(self.folder.glob("*.done"))}
+        held: list[Any] = sorted(self.folder.glob("*.done"), key=str)
+        if not is_remote(self.folder):
+            return {one.stem: float(one.read_text() or 0) for one in held}
+        folder: Any = self.folder
+        texts = patiently(folder, lambda: folder.fs.cat([str(one.path) for one in held])) if held else {}  # at once
+        return {Path(name).stem: float(text or 0) for name, text in sorted(texts.items())}
 
     def set(self, chunk: Chunk, seconds: float) -> None:
         """Say that a chunk is done; whole or not at all."""
-        try:
+
+        def attempt() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            made = self.folder / f"{chunk.name}.partial"
-            made.write_text(f"{seconds:.3f}\n")
-            made.replace(self.folder / f"{chunk.name}.done")
-        except OSError as error:
-            raise cannot_write(error, self.folder) from error
+            write_whole(self.folder / f"{chunk.name}.done", f"{seconds:.3f}\n")
+
+        _writing(self.folder, attempt)
 
 
 def clean(path: Path) -> None:
     """Remove what an attempt that was killed while it wrote left behind."""
+    if is_remote(path):
+        return  # what is put there is put there whole
     for file in path.rglob("*.partial"):
         file.unlink(missing_ok=True)
 
@@ -245,7 +266,7 @@ def read_labels(path: Path) -> tuple[list[int], np.ndarray | None]:
     DataError
         If there is no store, or it cannot be read.
     """
-    with _opened(path) as ds:
+    with opened(path) as ds:
         donors = np.asarray(ds["donor_index"].values)
         drawn = ds.attrs["donor_pool"] != "none"
         return ds["target_id"].values.tolist(), donors if drawn else None
@@ -272,19 +293,27 @@ def open_store(path: Path, memory: int) -> "xr.Dataset":
         raise InputError(explain("there is no such folder of results", where=str(path)))
     if fits(path, memory):
         return load(path)
-    return _opened(path)
+    return opened(path)
 
 
 def fits(path: Path, memory: int) -> bool:
     """Return whether a store may be read into memory (the check of the schema needs a few times its size)."""
-    with _opened(path) as ds:
+    with opened(path) as ds:
         return 6 * ds.nbytes <= memory
 
 
-def _opened(path: Path) -> "xr.Dataset":
+def opened(path: Path) -> "xr.Dataset":
+    """Return the data of a sweep as it lies in its store, nothing read yet.
+
+    Raises
+    ------
+    DataError
+        If there is no store, or it cannot be read.
+    """
     import xarray as xr
 
+    how: dict[str, Any] = {"engine": "zarr", "backend_kwargs": {"consolidated": True}, "chunks": None, "cache": False}
     try:
-        return xr.open_dataset(path, engine="zarr", backend_kwargs={"consolidated": True}, chunks=None, cache=False)
+        return xr.open_dataset(zarr_place(path), **how)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as problem:
         raise DataError(f"{path}: not a readable zarr folder: {problem}") from problem

@@ -30,7 +30,9 @@ def write_all() -> None:
         if copy.name not in kept:
             copy.unlink()
     results = ROOT / "benchmarks" / "RESULTS.md"
-    _put(MADE / "measured.md", _measured(results.read_text(encoding="utf-8") if results.exists() else ""))
+    measured = results.read_text(encoding="utf-8") if results.exists() else ""
+    _put(MADE / "measured.md", _measured(measured, scale=False))
+    _put(MADE / "scale.md", _measured(measured, scale=True))
     studies = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / "results").rglob("*.md"))
     tree = "\n".join(["```{toctree}", ":caption: Results of larger runs", "", *studies, "```", ""])
     _put(MADE / "results.md", tree if studies else "")
@@ -71,12 +73,12 @@ def tutorial_cache() -> Path:
     return here
 
 
-def _measured(text: str) -> str:
-    """Return the benchmarks' results one heading level down, without their title."""
-    if not text:
+def _measured(text: str, *, scale: bool) -> str:
+    """Return the benchmarks' results one heading level down: those of scale.py, or the others."""
+    sections = [part for part in text.split("\n## ")[1:] if ("(benchmarks/scale.py)" in part.splitlines()[0]) == scale]
+    if not sections:
         return "No measurement stands in `benchmarks/RESULTS.md`; `make bench` makes one.\n"
-    lines = [line for line in text.splitlines() if not line.startswith("# ")]
-    return "\n".join(f"#{line}" if line.startswith("## ") else line for line in lines).strip() + "\n"
+    return "".join(f"### {part.strip()}\n\n" for part in sections).strip() + "\n"
 
 
 def code_state() -> str:

@@ -12,7 +12,7 @@ from causalnet.demo import model_path, prompts_path
 from causalnet.effects import load
 from causalnet.errors import InputError, RunExistsError
 from causalnet.prompts import Prompts
-from causalnet.studies import hydra as study
+from causalnet.studies import worker as study
 from causalnet.studies.hydra import Arm, Options, hydra
 from causalnet.studies.models import Models
 from causalnet.studies.plan import read_plan
