@@ -19,9 +19,6 @@ _PICTURES = ("svg", "pdf", "png")
 _BINARY = ("pdf", "png")
 _ENDINGS = {f".{name}": name for name in (*_TEXTS, *_PICTURES)} | {".gv": "dot"}
 
-# Graphviz needs seconds for this many edges, and minutes for ten times as many.
-_DRAWN_AT_MOST = 4_000
-
 # \b keeps the paragraph below it as it is typed.
 _HELP = """Write the causal graph of a model: its nodes, and which of them reads which.
 
@@ -30,8 +27,8 @@ MODEL is a checkpoint folder, a hub name or a config.json.  Only the config is r
 Without -o the graph is written to stdout, as DOT unless --format says otherwise.  graphml and json hold the
 whole graph: CausalGraph.from_graphml and CausalGraph.from_json give the equal one back.  Every component reads
 all earlier ones, so the graph is dense; above a million edges its sparse form is written, as with --spine.
-Pictures (svg, pdf, png) draw the sparse form always.  Where the Graphviz program dot is missing, DOT is written
-in their place.
+Pictures (svg, pdf, png) draw the residual stream as a spine; over positions they draw each attention as one box,
+whatever the granularity.  Where the Graphviz program dot is missing, DOT is written in their place.
 
 Examples:
 
@@ -126,10 +123,8 @@ def _shaped(compiled: "CausalGraph", unroll: int | None, *, spine: bool) -> "Cau
     from causalnet.errors import InputError
     from causalnet.graph.surgery import EDGES_AT_MOST
 
+    _check_size(compiled, unroll)
     sparse = compiled.spine()
-    # Nodes have two edges and more, so the second size is known to be too large before anything is built.
-    if len(sparse) * (unroll or 1) * 2 > EDGES_AT_MOST:
-        raise InputError(f"{_size(compiled, unroll)} make more than a million edges; unroll fewer positions")
     shaped = _unrolled(sparse if spine else compiled, unroll)
     if shaped.number_of_edges <= EDGES_AT_MOST:
         return shaped
@@ -140,6 +135,16 @@ def _shaped(compiled: "CausalGraph", unroll: int | None, *, spine: bool) -> "Cau
             return shaped
     edges = f"{shaped.number_of_edges:,} edges in the sparse form"
     raise InputError(f"{_size(compiled, unroll)} make {edges}; unroll fewer positions")
+
+
+def _check_size(compiled: "CausalGraph", unroll: int | None) -> None:
+    """Refuse, before anything is built, what has too many edges even in the sparse form."""
+    from causalnet.errors import InputError
+    from causalnet.graph.surgery import EDGES_AT_MOST
+
+    # A node of the sparse form has two edges and more.
+    if len(compiled.spine()) * (unroll or 1) * 2 > EDGES_AT_MOST:
+        raise InputError(f"{_size(compiled, unroll)} make more than a million edges; unroll fewer positions")
 
 
 def _unrolled(graph: "CausalGraph", positions: int | None) -> "CausalGraph":
@@ -157,20 +162,10 @@ def _text(graph: "CausalGraph", format: str) -> str:
 
 
 def _drawing(compiled: "CausalGraph", unroll: int | None) -> "Drawing":
-    """Draw the layers, or every position of the sparse form."""
-    from causalnet.draw import Drawing, draw
-    from causalnet.errors import InputError
+    from causalnet.draw import draw
 
-    if unroll is None:
-        return draw(compiled, fold=compiled.granularity == "layer")
-    if len(compiled.spine()) * unroll <= _DRAWN_AT_MOST:
-        unrolled = compiled.spine().unroll(unroll)
-        if unrolled.number_of_edges <= _DRAWN_AT_MOST:
-            return Drawing(unrolled.to_dot())
-    raise InputError(
-        f"{_size(compiled, unroll)} make more edges than can be drawn ({_DRAWN_AT_MOST:,}); unroll fewer positions, "
-        "or write graphml, json or dot"
-    )
+    _check_size(compiled, unroll)
+    return draw(_unrolled(compiled, unroll), fold=compiled.granularity == "layer")
 
 
 def _write_picture(drawing: "Drawing", format: str, out: Path | None) -> None:

@@ -155,7 +155,8 @@ class CausalGraph:
 
     @cached_property
     def _node_set(self) -> frozenset[Node]:
-        return frozenset(self.nodes)
+        # Hashing a node costs more than all else here; the keys of a dict keep the hashes they have.
+        return frozenset(self._index)
 
     def _structure(self, *, cut: bool) -> Structure:
         """Build the integer form, with the edges that ``do`` severed or without them."""
@@ -459,8 +460,9 @@ class CausalGraph:
     def with_heads(self, layers: Iterable[int] | None = None) -> "CausalGraph":
         """Return the graph in which the heads of some layers (default: all that have heads) are nodes.
 
-        ``attn[l].head[h]`` and ``attn[l].bias`` each have the edges that ``attn[l]`` had; where a norm
-        comes after the heads, ``attn[l]`` stays, gathers them, and alone contributes.
+        ``attn[l].head[h]`` each have the edges that ``attn[l]`` had, ``attn[l].bias`` those out of it: it is a
+        constant, and reads nothing.  Where a norm comes after the heads, ``attn[l]`` stays, gathers them, and alone
+        contributes.
 
         Raises
         ------

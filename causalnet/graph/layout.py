@@ -3,7 +3,7 @@
 Layer ``l`` owns the stages ``4l`` to ``4l + 3``: at ``4l`` the residual stream enters it (``resid[l]`` reads
 there and writes at ``4l + 1``), at ``4l + 1`` the mixer reads (and, in a parallel block, the MLP), at
 ``4l + 2`` the mixer has written and the MLP of a sequential block reads; what the MLP writes is first seen
-at ``4l + 4``.
+at ``4l + 4``.  A mixer's bias is a constant: it writes with the heads and reads nothing.
 """
 
 from bisect import bisect_left
@@ -50,22 +50,37 @@ def slots_of(nodes: Sequence[Node], blocks: Sequence[Block]) -> list[Slot]:
     ``resid`` nodes are barriers: what was written before one cannot be read directly after it, at its
     position.
     """
-    gathering = gathered(nodes)
-    barriers: dict[int, list[int]] = {}
+    # Nodes that differ in their head alone read and write alike, and stand side by side: one slot is made for them.
+    firsts: list[Node] = []
+    counts: list[int] = []
+    last = None
     for node in nodes:
+        if last is not None and node.kind == last.kind and node.layer == last.layer and node.position == last.position:
+            counts[-1] += 1
+        else:
+            firsts.append(node)
+            counts.append(1)
+            last = node
+    gathering = gathered(firsts)
+    barriers: dict[int, list[int]] = {}
+    for node in firsts:
         if node.kind == "resid" and node.layer is not None:
             barriers.setdefault(node.position or 0, []).append(4 * node.layer)
     for stages in barriers.values():
         stages.sort()
-    slots = []
-    for node in nodes:
-        read, write = _stages(node, blocks, gathering)
-        position = node.position or 0
-        stages = barriers.get(position, [])
-        nearest = bisect_left(stages, write)
-        until = stages[nearest] if write >= 0 and nearest < len(stages) else FAR
-        slots.append(Slot(read, write, until, position, 1 if node.position is None else _window(node, blocks)))
+    slots: list[Slot] = []
+    for node, count in zip(firsts, counts, strict=True):
+        slots += [_slot(node, blocks, gathering, barriers)] * count
     return slots
+
+
+def _slot(node: Node, blocks: Sequence[Block], gathering: frozenset[int], barriers: dict[int, list[int]]) -> Slot:
+    read, write = _stages(node, blocks, gathering)
+    position = node.position or 0
+    stages = barriers.get(position, [])
+    nearest = bisect_left(stages, write)
+    until = stages[nearest] if write >= 0 and nearest < len(stages) else FAR
+    return Slot(read, write, until, position, 1 if node.position is None else _window(node, blocks))
 
 
 def _stages(node: Node, blocks: Sequence[Block], gathering: frozenset[int]) -> tuple[int, int]:
@@ -79,9 +94,9 @@ def _stages(node: Node, blocks: Sequence[Block], gathering: frozenset[int]) -> t
         return first, first + 1
     if node.kind == "mlp":
         return first + (1 if blocks[node.layer].parallel else 2), first + 4
-    if node.layer in gathering:
-        return (-1, first + 2) if node.kind == "attn" else (first + 1, -1)
-    return first + 1, first + 2
+    reads = node.kind != "bias" and not (node.kind == "attn" and node.layer in gathering)
+    writes = node.kind == "attn" or node.layer not in gathering
+    return first + 1 if reads else -1, first + 2 if writes else -1
 
 
 def _window(node: Node, blocks: Sequence[Block]) -> int:

@@ -158,11 +158,14 @@ class Wave:
         return found
 
 
-def _classes(keys: Sequence[tuple[int, ...] | None]) -> tuple[list[int], list[list[int]], list[tuple[int, ...]]]:
-    """Sort the distinct keys into classes: the class of each node, the nodes and the key of each class."""
+def _classes(
+    kinds: Sequence[int], keys: Sequence[tuple[int, ...] | None]
+) -> tuple[list[int], list[list[int]], list[tuple[int, ...]]]:
+    """Sort the keys of kinds of nodes into classes: the class of each node, the nodes and the key of each class."""
     order = sorted({key for key in keys if key is not None})
     number = {key: index for index, key in enumerate(order)}
-    home = [-1 if key is None else number[key] for key in keys]
+    places = [-1 if key is None else number[key] for key in keys]
+    home = [places[kind] for kind in kinds]
     members: list[list[int]] = [[] for _ in order]
     for node, index in enumerate(home):
         if index >= 0:
@@ -205,9 +208,18 @@ class Structure:
                 exceptions[back].setdefault(target, set()).add(source)
         # Classes are sorted by stage and window, then by position: those that differ in position only stand
         # side by side, so what one class is joined to is at most one run in each of their groups.
-        reads, readers, read_keys = _classes([(s.read, s.window, s.position) if s.read >= 0 else None for s in slots])
+        number: dict[Slot, int] = {}
+        kinds: list[int] = []
+        last, kind = None, -1
+        for slot in self.slots:
+            if slot is not last:  # runs of one slot are not hashed again
+                kind, last = number.setdefault(slot, len(number)), slot
+            kinds.append(kind)
+        reads, readers, read_keys = _classes(
+            kinds, [(slot.read, slot.window, slot.position) if slot.read >= 0 else None for slot in number]
+        )
         writes, writers, write_keys = _classes(
-            [(s.write, s.until, s.position) if s.write >= 0 else None for s in slots]
+            kinds, [(slot.write, slot.until, slot.position) if slot.write >= 0 else None for slot in number]
         )
         read_groups, write_groups = _groups(read_keys), _groups(write_keys)
         read_places, write_places = [key[2] for key in read_keys], [key[2] for key in write_keys]

@@ -120,7 +120,7 @@ def with_heads(graph: "CausalGraph", layers: Iterable[int] | None) -> "CausalGra
 
     def finer(edge: Edge) -> list[Edge]:
         sources, targets = summed.get(edge.source, (edge.source,)), parts.get(edge.target, (edge.target,))
-        return [Edge(source, target) for source in sources for target in targets]
+        return [Edge(source, target) for source in sources for target in targets if target.kind != "bias"]
 
     # Written in the graph's own order, which may be a hand-made one, so no sorting here.
     wires = [edge for edge in wires_of(nodes) if edge.target in parts]

@@ -6,6 +6,7 @@ points), that positions are crossed in mixers only and inside their windows, and
 logits are the sum of direct effects and constants (readout closure).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,15 @@ from causalnet.errors import CompileError
 from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
 from causalnet.model.observe import Natural, held, observe, random_ids
 from causalnet.model.probe import hooked
+from causalnet.model.readout import Directions
 
 __all__ = ["CheckReport", "Misfit", "Natural", "check", "observe", "tolerance_of"]
 
 _LONGEST = 40
 """Windows up to this many positions are measured, not believed."""
+
+_UNITS = 8
+"""Units of the last place by which a sum of many terms may be off."""
 
 
 @dataclass(frozen=True)
@@ -212,10 +217,25 @@ def _readout_rows(mechanisms: Mechanisms, natural: Natural, tolerance: float) ->
     split = sum((directions.direct(part, sigma) for part in parts), directions.constant)
     wide = precap[:, -1].to(directions.weight.dtype)
     centred = (wide - wide.mean(-1, keepdim=True)).gather(-1, tokens[:, None])[:, 0]
-    size = wide.abs().max().clamp_min(1e-30)
-    misfit = float((split - centred).abs().max() / size)
+    size = max(float(wide.abs().max()), _rounding(directions, parts, sigma, mechanisms, tolerance) / tolerance, 1e-30)
+    misfit = float((split - centred).abs().max()) / size
     rows.append(Misfit("direct effects plus constants", None, misfit, tolerance))
     return rows
+
+
+def _rounding(
+    directions: Directions, parts: Sequence[torch.Tensor], sigma: torch.Tensor, mechanisms: Mechanisms, tolerance: float
+) -> float:
+    """Return the logit that rounding alone can leave where all terms of a sum cancel.
+
+    Rounding errors add up like independent numbers, each of the size of a product ``contribution · weight``.  In a
+    model whose logits say something this lies far below what the tolerance allows them.
+    """
+    squares = sum(((part.to(directions.weight.dtype) * directions.weight) ** 2).sum(-1) for part in parts)
+    squares = squares / sigma.to(directions.weight.dtype) ** 2 + directions.constant**2
+    # A float64 model with modules that compute in float32 rounds as they do.
+    dtype = torch.float32 if tolerance > 1e-9 and mechanisms.dtype == torch.float64 else mechanisms.dtype
+    return _UNITS * torch.finfo(dtype).eps * float(squares.max()) ** 0.5
 
 
 def _noise(like: torch.Tensor, seed: int) -> torch.Tensor:

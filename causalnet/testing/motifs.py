@@ -1,8 +1,8 @@
-"""Toy motifs with known answers: ``y = x(u) + f(x, u)``, and three that need more than one cause.
+"""Toys with known answers: a residual network of two layers, motifs ``y = x(u) + f(x, u)``, and one of two causes.
 
 References
 ----------
-McGrath et al., The Hydra effect (2023), figure 6.  Halpern, A modification of the Halpern–Pearl definition of
+McGrath et al., The Hydra effect (2023), figures 5 and 6.  Halpern, A modification of the Halpern–Pearl definition of
 causality (2015), for the overdetermined outcome.
 """
 
@@ -14,7 +14,7 @@ from causalnet.errors import InputError, explain
 from causalnet.graph import Block, CausalGraph, Node
 from causalnet.testing.networks import Mechanism, Network, Values
 
-__all__ = ["MOTIFS", "motif"]
+__all__ = ["MOTIFS", "motif", "residual_network"]
 
 _X, _F = Node("attn", 0), Node("mlp", 0)
 
@@ -69,6 +69,41 @@ def motif(name: str, units: tuple[float, ...] = (1.0, 2.0, 3.0)) -> Network:
     graph = CausalGraph.from_edges(nodes, [*edges, "norm -> logits"], blocks=[Block(0)], name=name)
     embed = Node("embed")
     return _scalar(graph, units, {_X: lambda read, u: read[embed], _F: lambda read, u: rule(read[_X], read[embed])})
+
+
+def residual_network(first: float = 1.0, second: float = -0.6, units: tuple[float, ...] = (1.0, 2.0, 3.0)) -> Network:
+    """Return a residual network of two layers: ``x = first · u``, ``m = second · (u + x)``, ``y = u + x + m``.
+
+    ``embed`` is u, ``mlp[0]`` is x, ``mlp[1]`` is m, the target's logit is y.  The graph is that of two layers without
+    attention.  For every x', TE = (1 + second) (x' − x), NDE = x' − x and NIE = second · (x' − x).
+
+    Parameters
+    ----------
+    first, second
+        What each layer makes of the stream that it reads; with second < 0 the second layer makes up for the first.
+    units
+        The values of u, one per prompt.
+
+    References
+    ----------
+    McGrath et al., The Hydra effect (2023), figure 5.
+
+    Examples
+    --------
+    >>> from causalnet.effects.asking import unit_effects
+    >>> from causalnet.effects.estimands import natural_effects
+    >>> from causalnet.expr import mlp, zero
+    >>> found = unit_effects(residual_network(units=(1.0,)), natural_effects(mlp[0] << zero))
+    >>> [f"{name} {found[name].item():+.1f}" for name in ("TE", "NDE", "NIE")]
+    ['TE -0.4', 'NDE -1.0', 'NIE +0.6']
+    """
+    x, m, embed = Node("mlp", 0), Node("mlp", 1), Node("embed")
+    graph = CausalGraph.from_blocks([Block(0, attn=False), Block(1, attn=False)], name="two-layer residual network")
+    made: dict[Node, Mechanism] = {
+        x: lambda read, u: first * read[embed],
+        m: lambda read, u: second * (read[embed] + read[x]),
+    }
+    return _scalar(graph, units, made)
 
 
 def _overdetermined(units: tuple[float, ...]) -> Network:

@@ -256,8 +256,8 @@ class Network:
     def _token(self, token: Token, natural: np.ndarray, prompt: int) -> int:
         if isinstance(token, Target):
             return int(natural.argmax()) if self.targets is None else self.targets[prompt]
-        if isinstance(token, str):
-            raise InputError(f"{token!r} names a token, and a network has numbers only")
+        if not isinstance(token, int):
+            raise InputError(f"{token!r} is no number of a token, and a network reads nothing else")
         return token
 
     def _direct(

@@ -55,13 +55,12 @@ def test_two_parallel_layers_lack_exactly_the_edges_inside_a_block():
     assert graph != CausalGraph.from_blocks([Block(0), Block(1)])
 
 
-def test_heads_have_the_edges_of_their_attention():
+def test_heads_have_the_edges_of_their_attention_and_its_bias_those_out_of_it():
     graph = CausalGraph.from_blocks([Block(0, heads=2), Block(1)], granularity="head")
     assert written(graph) == lines(
         """
 embed -> attn[0].head[0]
 embed -> attn[0].head[1]
-embed -> attn[0].bias
 embed -> mlp[0]
 attn[0].head[0] -> mlp[0]
 attn[0].head[1] -> mlp[0]
@@ -103,7 +102,6 @@ def test_heads_before_a_norm_only_feed_their_attention():
         """
 embed -> attn[0].head[0]
 embed -> attn[0].head[1]
-embed -> attn[0].bias
 attn[0].head[0] -> attn[0]
 attn[0].head[1] -> attn[0]
 attn[0].bias -> attn[0]

@@ -91,7 +91,7 @@ def sees(source: Node, target: Node, blocks, nodes: set[Node]) -> bool:
         return own and target.kind == "attn"
     if target.kind == "attn" and Node("bias", target.layer, position=target.position) in nodes:
         return False
-    if source.kind == "logits" or target.kind == "embed":
+    if source.kind == "logits" or target.kind in ("embed", "bias"):
         return False
     wrote, reads = rank(source, reads=False, blocks=blocks), rank(target, reads=True, blocks=blocks)
     if not wrote < reads:
@@ -235,7 +235,7 @@ def test_heads_have_the_edges_that_surgery_left_to_their_attention(blocks, unrol
         for b in fine.nodes:
             if coarse(a) in gathering and a not in gathering:
                 expected = coarse(a) == b and b not in graph.intervened_nodes
-            elif b in gathering:
+            elif b in gathering or b.kind == "bias":
                 expected = False
             elif coarse(b) in gathering:
                 # The gathering attention may be set; its heads then still read what they read.

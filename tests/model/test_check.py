@@ -10,6 +10,7 @@ from torch import nn
 
 from causalnet.errors import CompileError
 from causalnet.graph import Node
+from causalnet.model import check as check_module
 from causalnet.model import edges
 from causalnet.model.bind import bind
 from causalnet.model.check import CheckReport, Misfit, check, observe, tolerance_of
@@ -202,3 +203,66 @@ def test_models_are_left_as_they_were(small):
     check_edges(compile_model(model))
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules() if isinstance(m, nn.Linear))
+
+
+def silenced(model, how):
+    """Give a model logits that are all 0, or that are sums which cancel: on the tokens of the check."""
+    head = nn.Linear(model.get_output_embeddings().weight.shape[1], model.config.vocab_size, bias=False)
+    head = head.to(next(model.parameters()).dtype).eval()
+    mechanisms = compile_model(model, verify=False)
+    with torch.no_grad():
+        natural = observe(mechanisms, random_ids(mechanisms, prompts=2, tokens=12, seed=0))
+        read = mechanisms.readout.norm(natural.streams[-1]).flatten(0, 1).double()
+    seen = torch.linalg.qr(read.T).Q
+    with torch.no_grad():
+        weight = head.weight.double()
+        head.weight.copy_(torch.zeros_like(weight) if how == "zero" else weight - (weight @ seen) @ seen.T)
+    model.set_output_embeddings(head)
+    model.config.tie_word_embeddings = False
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("how", ["zero", "cancelling"])
+def test_logits_that_are_nothing_but_rounding_are_no_misfit(fresh, how, kind, dtype):
+    model = silenced(fresh(kind).to(dtype), how)
+    mechanisms = compile_model(model)
+    logits = model(input_ids=random_ids(mechanisms, prompts=2, tokens=12, seed=0)).logits
+    assert float(logits.detach().abs().max()) < 10 * torch.finfo(dtype).eps
+    assert check(mechanisms).holds
+    # What is wrong all the same is seen, unless nothing reads it.
+    gain = mechanisms.readout.norm.gain.clone()
+    gain[0] *= 1.5
+    odd = replace(mechanisms.readout.norm, gain=gain)
+    rows = check(replace(mechanisms, readout=replace(mechanisms.readout, norm=odd))).rows
+    wrong = {row.what for row in rows if not row.holds}
+    assert wrong == (set() if how == "zero" else {"direct effects plus constants"})
+
+
+def test_a_part_that_is_missed_is_seen_where_no_logit_has_a_size(fresh):
+    record = Family(("llama",))
+    wrong = replace(record, mlp=(replace(record.mlp[0], scale=0.999),))
+    assert misfits(silenced(fresh("llama"), "cancelling"), wrong) == {
+        "the sum of the contributions",
+        "direct effects plus constants",
+    }
+    assert misfits(silenced(fresh("llama"), "zero"), wrong) == {"the sum of the contributions"}
+
+
+def test_the_room_for_rounding_is_never_what_an_ordinary_model_is_held_to(small, monkeypatch):
+    room = []
+    plain = check_module._rounding
+    monkeypatch.setattr(
+        check_module, "_rounding", lambda *given: room.append((plain(*given), given[-1])) or room[-1][0]
+    )
+    for kind in ("llama", "gpt2", "gemma2", "cohere", "gptj", "bloom"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            mechanisms = compile_model(copy.deepcopy(small(kind)).to(dtype), verify=False)
+            ids = random_ids(mechanisms, prompts=2, tokens=12, seed=0)
+            assert check(mechanisms).holds
+            with torch.no_grad():
+                logits = mechanisms.readout.precap_logits(observe(mechanisms, ids).streams[-1])
+                size = float(logits[:, -1].abs().max())
+            allowed, tolerance = room[-1]
+            assert allowed < size * tolerance / 2, (kind, dtype)

@@ -70,6 +70,14 @@ def missing_edge():
     yield replace(model, graph=model.graph.remove_edges(["embed -> mlp[1]", "attn[0] -> mlp[1]", "attn[0] -> mlp[0]"]))
 
 
+@fault("an attention's bias is drawn as if it read the stream", "edges")
+def reading_bias():
+    model = tiny_model("gpt2")
+    graph = model.graph.with_heads([0, 1])
+    into = [f"{node} -> attn[1].bias" for node in graph.parents("attn[1].head[0]")]
+    yield replace(model, graph=graph.add_edges(["embed -> attn[0].bias", *into]))
+
+
 @fault("a window is taken for shorter than it is", "locality")
 def short_window():
     yield with_blocks("gpt2", window=2)

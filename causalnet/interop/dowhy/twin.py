@@ -296,6 +296,9 @@ def _scm(
     for source, target in graph.edges():
         edge = Edge(source, target)
         names[target][edge_id(edge) if edge in edges else node_id(source)] = source
+    for node in graph.nodes:
+        if node.kind == "bias":  # a constant: it takes no value from embed, only the prompt whose positions it fills
+            names[node][node_id(Node("embed"))] = Node("embed")
     drawn = nx.DiGraph()
     drawn.add_nodes_from(map(node_id, graph.nodes))
     drawn.add_edges_from((name, node_id(target)) for target, parents in names.items() for name in parents)

@@ -90,7 +90,7 @@ LOCALITY = Law(
 @st.composite
 def _screened(draw: st.DrawFn, lab: Lab) -> Case:
     graph = draw(some_heads(lab))
-    node = draw(st.sampled_from([one for one in graph.nodes if one.kind != "bias" and len(graph.parents(one)) > 1]))
+    node = draw(st.sampled_from([one for one in graph.nodes if len(graph.parents(one)) > 1]))
     parents = graph.ordered(graph.parents(node))
     inner = draw(st.just(NATURAL_WORLD) | worlds(graph, lab.offer, most=2, edges=False).filter(_no_stream))
     same = NATURAL if not inner else InWorld(inner)
@@ -145,7 +145,7 @@ def _ruled(draw: st.DrawFn, lab: Lab) -> Case:
         site = None
         if how == "edge" and any(edge.source == z and edge.target == child for edge in cuttable):
             site = Site(z, None, child)
-        elif how != "open" and child.kind not in ("logits", "bias"):
+        elif how != "open" and child.kind != "logits":
             site = Site(child)
         if site is not None:
             hard = values(site.node, lab.offer, nested).filter(lambda value: value.hard)
@@ -186,8 +186,8 @@ RULE_3 = Law(
 def _paired(draw: st.DrawFn, lab: Lab) -> Case:
     graph = draw(some_heads(lab))
     able = [node for node in graph.nodes if node.kind != "logits"]
-    # attn[l].bias is a parameter: it is drawn with the edges of its attention, and what it reads moves nothing.
-    readers = [node for node in graph.nodes if graph.parents(node) and node.kind != "bias"]
+    # attn[l].bias has no parents, and nothing may move it.
+    readers = [node for node in graph.nodes if graph.parents(node) or node.kind == "bias"]
     target = draw(st.sampled_from(readers))
     others = [node for node in able if node != target]
     # Who reads whom within a layer is what can be taken wrongly.
@@ -233,8 +233,7 @@ def _moved(lab: Lab, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 EDGES = Law(
     "edges",
     7,
-    "Every edge carries, the other parents being natural, and where there is no edge nothing does.  "
-    "(An attention's bias is drawn with the attention's edges; it is a parameter, and not a receiver here.)",
+    "Every edge carries, the other parents being natural, and where there is no edge nothing does.",
     "scm",
     _paired,
     _edges,

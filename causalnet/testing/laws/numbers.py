@@ -119,7 +119,7 @@ def _named(lab: Lab, s: Sequence[Assignment], outcome: Outcome) -> dict[str, Que
     if any(node.kind not in ("norm", "logits") for node in below):
         queries |= four_way(*s, held=[(desc(x) - norm) << MEAN], outcome=outcome)
     if len(s) == 1:
-        edges = [edge for edge in lab.graph.edges() if edge.target.kind != "bias"]
+        edges = list(lab.graph.edges())
         out = [edge for edge in edges if edge.target.kind == "logits" and edge.source.kind != "norm"]
         queries["PSE(all)"] = path_specific(*s, edges=edges, graph=lab.graph, outcome=outcome)
         queries["PSE(X -> Y)"] = path_specific(*s, edges=out, graph=lab.graph, outcome=outcome)

@@ -84,7 +84,7 @@ def graphs(
     --------
     >>> from hypothesis import find
     >>> find(graphs(), lambda graph: graph.granularity == "head")
-    CausalGraph(1 layers, 7 nodes, 13 edges, granularity='head')
+    CausalGraph(1 layers, 7 nodes, 12 edges, granularity='head')
     """
     graph = CausalGraph.from_blocks(draw(blocks(most=most)))
     if heads and draw(st.booleans()):

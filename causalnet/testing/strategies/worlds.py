@@ -123,7 +123,7 @@ def arrows(graph: CausalGraph) -> list[Edge]:
     for edge in graph.edges():
         gathered = edge.source.layer is not None and edge.source.layer == edge.target.layer
         gathered = gathered and edge.target.kind == "attn"
-        if edge.target.kind not in ("bias", "resid") and edge.source.kind != "resid" and not gathered:
+        if edge.target.kind != "resid" and edge.source.kind != "resid" and not gathered:
             found.append(edge)
     return found
 
