@@ -6,80 +6,113 @@ from dataclasses import replace
 
 import torch
 
+from causalnet.engine.budget import Budget
 from causalnet.engine.inputs import Inputs
-from causalnet.engine.natural import Natural, capture, run_natural
+from causalnet.engine.natural import Kept, Natural, capture, kept_of, run_natural
 from causalnet.engine.plan import Bucket, Lane, Plan, connected
-from causalnet.engine.sources import head_layers
 from causalnet.errors import OutOfMemory
 from causalnet.expr.world import World
+from causalnet.graph import Node
 from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["Naturals", "parts", "pieces", "release", "row_budget", "rows_per_prompt"]
+__all__ = ["Naturals", "parts", "pieces", "release", "rows_per_prompt"]
 
 
 class Naturals:
-    """The natural runs of the prompts in blocks of one bucket each, kept as long as they fit into memory."""
+    """The natural runs of the prompts in blocks of one bucket each; kept for later if there is room for all."""
 
-    def __init__(self, mechanisms: Mechanisms, plan: Plan, inputs: Inputs) -> None:
-        self.mechanisms, self.inputs = mechanisms, inputs
-        nodes = [site.node for world in plan.worlds for site in world.sites]
-        nodes += [node for reading in plan.readings for node in reading.nodes]
-        self.heads = head_layers(nodes)
-        self.blocks: list[Bucket] = []
-        for bucket in plan.buckets:
-            step = max(1, _NATURAL_TOKENS // bucket.length)
-            for start in range(0, len(bucket.prompts), step):
-                self.blocks.append(replace(bucket, prompts=bucket.prompts[start : start + step]))
+    def __init__(self, mechanisms: Mechanisms, plan: Plan, inputs: Inputs, budget: Budget) -> None:
+        self.mechanisms, self.plan, self.inputs, self.budget = mechanisms, plan, inputs, budget
+        named = {site.node for world in plan.worlds for site in world.sites}
+        self.named = named.union(*(reading.nodes for reading in plan.readings), [Node("resid", plan.graph.layers)])
+        # A mixer that needs more of the past than keys and values is computed over the whole prompt.
+        self.cached = all(part.cached for layer in mechanisms.layers for part in layer)
+        self.blocks = [block for bucket in plan.buckets for block in self._cut(bucket)]
         self.made: dict[tuple[int, ...], Natural] = {}
-        self.room = _natural_room(mechanisms)
 
-    def runs(self) -> Iterator[tuple[Sequence[int], Natural]]:
-        """Yield every block's prompts and natural run."""
+    def runs(self) -> Iterator[tuple[Sequence[int], Natural]] | None:
+        """Return every block's prompts and natural run, which are used again; None where they could not be kept."""
+        if sum(len(bucket.prompts) * self._each(bucket) for bucket in self.plan.buckets) > self.budget.natural:
+            return None
         return ((block.prompts, natural) for block, natural in self.each())
 
     def each(self) -> Iterator[tuple[Bucket, Natural]]:
-        """Yield every block and its natural run, made now or before; a block that does not fit is halved."""
+        """Yield every block and its natural run, made now or before; a block that does not fit is halved.
+
+        Whoever asks for the next lets go of this one first: one natural run at a time is at hand, and those kept.
+        """
         index = 0
         while index < len(self.blocks):
             block = self.blocks[index]
             natural = self._take(block)
             if natural is None:
+                release()
                 middle = len(block.prompts) // 2
                 halves = (block.prompts[:middle], block.prompts[middle:])
                 self.blocks[index : index + 1] = [replace(block, prompts=prompts) for prompts in halves]
                 continue
             yield block, natural
+            del natural
             index += 1
+
+    def drop(self, block: Bucket) -> None:
+        """Forget a block that is done."""
+        self.made.pop(block.prompts, None)
+
+    def _cut(self, bucket: Bucket) -> Iterator[Bucket]:
+        step = self.budget.prompts(bucket.length, self._each(bucket))
+        for start in range(0, len(bucket.prompts), step):
+            yield replace(bucket, prompts=bucket.prompts[start : start + step])
+
+    def _each(self, bucket: Bucket) -> int:
+        """Return how many bytes a prompt of a bucket is expected to keep."""
+        first, upto = self._kept_columns(bucket)
+        return self._kept(bucket).bytes(self.mechanisms, bucket.length - first, upto)
+
+    def _kept(self, bucket: Bucket) -> Kept:
+        """Return what the waves and readings of a bucket look at in its natural world."""
+        nodes = set(self.named)
+        for join in {lane.join for _, lanes in bucket.waves for lane in lanes}:
+            # A lane begins with the natural stream, and with the natural attention where that is not run.
+            layer, after_attention = divmod(join, 2)
+            nodes.add(Node("resid", layer))
+            if after_attention and self.plan.graph.blocks[layer].attn:
+                nodes.add(Node("attn", layer))
+        return kept_of(nodes, self.plan.graph.layers)
+
+    def _kept_columns(self, bucket: Bucket) -> tuple[int, int]:
+        """Return from which position on values are kept, and up to which keys and values are."""
+        upto = max((start for start, _ in bucket.waves), default=0)
+        # Without keys and values to share, rows start at the first token: exact, and slower.
+        return (bucket.first, upto) if self.cached or not upto else (0, 0)
 
     def _take(self, block: Bucket) -> Natural | None:
         """Return the natural run of a block, None where it does not fit into memory."""
-        if block.prompts not in self.made:
-            try:
-                natural = self._run(block)
-            except torch.OutOfMemoryError as error:
-                if len(block.prompts) == 1:
-                    what = (
-                        f"prompt {block.prompts[0]}: its natural run of {block.length} tokens does not fit into memory"
-                    )
-                    raise OutOfMemory(f"{what}; use a smaller dtype") from error
-                natural = None
-            if natural is None:
-                release()
-                return None
-            if self.made and self.room < natural.bytes:
-                self.made.pop(next(iter(self.made)))
-            else:
-                self.room -= natural.bytes
+        if block.prompts in self.made:
+            return self.made[block.prompts]
+        alone = len(block.prompts) == 1
+        try:
+            natural = self._run(block)
+        except torch.OutOfMemoryError as error:
+            if alone:
+                what = f"prompt {block.prompts[0]}: its natural run of {block.length} tokens does not fit into memory"
+                raise OutOfMemory(f"{what}; use a smaller dtype") from error
+            return None
+        if natural.bytes > self.budget.natural and not alone:
+            return None  # keys, values or heads that are wider than the stream, or a prefix that is not shared
+        if sum(kept.bytes for kept in self.made.values()) + natural.bytes <= self.budget.natural:
             self.made[block.prompts] = natural
-        return self.made[block.prompts]
+        return natural
 
     def _run(self, block: Bucket) -> Natural:
+        kept = self._kept(block)
         ids = torch.tensor([self.inputs.ids[prompt] for prompt in block.prompts], device=self.mechanisms.device)
-        natural = run_natural(self.mechanisms, ids, block.first, heads=self.heads)
-        if all(self._shares_prefix(natural, start) for start, _ in block.waves):
+        first, upto = self._kept_columns(block)
+        natural = run_natural(self.mechanisms, ids, kept, first, upto=upto)
+        if not upto or all(self._shares_prefix(natural, start) for start, _ in block.waves):
             return natural
-        # Without keys and values to share, rows start at the first token: exact, and slower.
-        return run_natural(self.mechanisms, ids, 0, heads=self.heads, cached=False)
+        del natural
+        return run_natural(self.mechanisms, ids, kept)
 
     def _shares_prefix(self, natural: Natural, start: int) -> bool:
         """Return whether a suffix run over the recorded prefix gives the natural world again."""
@@ -89,21 +122,6 @@ class Naturals:
             natural.suffixes[start] = capture(self.mechanisms, natural, start)
         wide = {torch.float64: 1e-5, torch.float32: 1e-3}.get(self.mechanisms.dtype, 0.1)
         return natural.suffixes[start].misfit <= wide
-
-    def drop(self, block: Bucket) -> None:
-        """Forget a block that is done."""
-        if (natural := self.made.pop(block.prompts, None)) is not None:
-            self.room += natural.bytes
-
-
-_NATURAL_TOKENS = 4096
-
-
-def _natural_room(mechanisms: Mechanisms) -> int:
-    """Return how many bytes of natural runs may be kept between their two uses."""
-    if mechanisms.device.type == "cuda":
-        return torch.cuda.mem_get_info(mechanisms.device)[0] // 5
-    return 1 << 30
 
 
 def rows_per_prompt(bucket: Bucket) -> int:
@@ -119,24 +137,6 @@ def parts(block: Bucket, budget: int) -> Iterator[slice]:
     step = max(1, budget // max(widest, 1))
     for start in range(0, len(block.prompts), step):
         yield slice(start, min(start + step, len(block.prompts)))
-
-
-def row_budget(mechanisms: Mechanisms, memory: int | None) -> int:
-    """Return how many tokens may be in one batch.
-
-    On a CPU the widest activation is kept near 16 MiB: larger ones are mapped anew by the allocator in
-    every layer, which costs more than the batch gains.  On a GPU a quarter of the free memory is used.
-    """
-    config = mechanisms.config
-    inner = [getattr(config, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")]
-    widest = max([4 * mechanisms.width, *(size for size in inner if isinstance(size, int))])
-    item = torch.tensor([], dtype=mechanisms.dtype).element_size()
-    if memory is not None:
-        return max(1, memory // (6 * widest * item))
-    if mechanisms.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(mechanisms.device)
-        return max(1, free // (4 * 6 * widest * item))
-    return max(64, (1 << 24) // (widest * item))
 
 
 def pieces(lanes: Sequence[Lane], worlds: Sequence[World], draws: int, rows: int) -> Iterator[tuple[list[Lane], slice]]:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from causalnet.engine.inputs import Inputs
-from causalnet.engine.natural import Natural, Suffix, head_contribution
+from causalnet.engine.natural import Natural, Suffix, head_contribution, value_at
 from causalnet.engine.plan import Bucket, Lane, Plan, Reading, Write, draws_of, needs, trunk_of
 from causalnet.engine.readings import Tokens, World0, read
-from causalnet.engine.sources import Sources, value_at
+from causalnet.engine.sources import Sources
 from causalnet.engine.watch import Watch
 from causalnet.engine.wave import Wave
 from causalnet.expr.positions import indices

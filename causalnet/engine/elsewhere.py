@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from causalnet.engine.crew import Crew, Executor
-from causalnet.engine.inputs import Inputs
+from causalnet.engine.inputs import Inputs, part
 from causalnet.engine.plan import Plan, plan
 from causalnet.engine.run import Trace, run
 from causalnet.errors import CausalnetError, InputError, explain
@@ -17,7 +17,7 @@ from causalnet.expr.world import World
 from causalnet.model.identity import versions, weights
 from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["Elsewhere", "Source", "Task", "part"]
+__all__ = ["Elsewhere", "Source", "Task"]
 
 _ROWS = 1 << 12
 """Rows of a block of prompts: few enough that several workers share a small question."""
@@ -145,41 +145,3 @@ def _placed(error: Exception, rows: slice) -> Exception:
     if not isinstance(error, CausalnetError):
         return error
     return type(error)(f"of prompts {rows.start} to {rows.stop - 1}, counted from 0: {error}")
-
-
-def part(inputs: Inputs, rows: slice, *, whole_pool: bool) -> Inputs:
-    """Return the inputs of some prompts: each draws the donors and the noise that it draws among all.
-
-    Parameters
-    ----------
-    inputs
-        Those of all prompts.
-    rows
-        Which.
-    whole_pool
-        Keep every prompt of the pool, for means and standard deviations; else the donors alone.
-    """
-    first, last, _ = rows.indices(len(inputs.ids))
-    if last - first == len(inputs.ids):
-        return inputs
-    own = replace(
-        inputs,
-        ids=inputs.ids[rows],
-        spans=inputs.spans[rows],
-        targets=None if inputs.targets is None else inputs.targets[rows],
-        pairs={name: part(pair, rows, whole_pool=True) for name, pair in inputs.pairs.items()},
-        vectors={name: vector if vector.dim() == 1 else vector[rows] for name, vector in inputs.vectors.items()},
-        donors=None if inputs.donors is None else inputs.donors[rows],
-        first=inputs.first + first,
-    )
-    pool = Inputs(inputs.ids, spans=inputs.spans) if inputs.pool is None else inputs.pool
-    if whole_pool:
-        return replace(own, pool=pool)
-    if own.donors is None:
-        return replace(own, pool=None)
-    members = np.unique(own.donors[own.donors >= 0])
-    # Numbers in the pool become numbers among the donors; missing ones stay -1.
-    local = np.where(own.donors < 0, -1, np.searchsorted(members, own.donors))
-    chosen = members.tolist()
-    spans = tuple(pool.spans[one] for one in chosen) if pool.spans else ()
-    return replace(own, pool=Inputs(tuple(pool.ids[one] for one in chosen), spans=spans), donors=local)

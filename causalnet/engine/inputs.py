@@ -1,7 +1,7 @@
 """What is exogenous of a run, and whether it fits a plan: everything here is checked before anything runs."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["Inputs", "check", "check_tokens"]
+__all__ = ["Inputs", "check", "check_tokens", "part"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,44 @@ class Inputs:
     def columns(self, prompt: int, position: Position | None, where: str = "") -> tuple[int, ...]:
         """Return the token indices that a position means in one prompt."""
         return indices(position, len(self.ids[prompt]), self.span(prompt), where=where or f"prompt {prompt}")
+
+
+def part(inputs: Inputs, rows: slice, *, whole_pool: bool) -> Inputs:
+    """Return the inputs of some prompts: each draws the donors and the noise that it draws among all.
+
+    Parameters
+    ----------
+    inputs
+        Those of all prompts.
+    rows
+        Which.
+    whole_pool
+        Keep every prompt of the pool, for means and standard deviations; else the donors alone.
+    """
+    first, last, _ = rows.indices(len(inputs.ids))
+    if last - first == len(inputs.ids):
+        return inputs
+    own = replace(
+        inputs,
+        ids=inputs.ids[rows],
+        spans=inputs.spans[rows],
+        targets=None if inputs.targets is None else inputs.targets[rows],
+        pairs={name: part(pair, rows, whole_pool=True) for name, pair in inputs.pairs.items()},
+        vectors={name: vector if vector.dim() == 1 else vector[rows] for name, vector in inputs.vectors.items()},
+        donors=None if inputs.donors is None else inputs.donors[rows],
+        first=inputs.first + first,
+    )
+    pool = Inputs(inputs.ids, spans=inputs.spans) if inputs.pool is None else inputs.pool
+    if whole_pool:
+        return replace(own, pool=pool)
+    if own.donors is None:
+        return replace(own, pool=None)
+    members = np.unique(own.donors[own.donors >= 0])
+    # Numbers in the pool become numbers among the donors; missing ones stay -1.
+    local = np.where(own.donors < 0, -1, np.searchsorted(members, own.donors))
+    chosen = members.tolist()
+    spans = tuple(pool.spans[one] for one in chosen) if pool.spans else ()
+    return replace(own, pool=Inputs(tuple(pool.ids[one] for one in chosen), spans=spans), donors=local)
 
 
 def check(mechanisms: "Mechanisms", plan: Plan, inputs: Inputs) -> None:

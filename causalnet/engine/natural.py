@@ -4,7 +4,7 @@ Prompts are never padded: a bucket holds prompts of one length, so position ids 
 the model makes by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,21 @@ from causalnet.engine.prefix import Rows, _PrefixCache, attending, prefix_cache
 from causalnet.errors import InterventionError
 from causalnet.graph import Node
 from causalnet.model.mechanism import Layer, Mechanism, Mechanisms
-from causalnet.model.probe import hidden_of, hooked
+from causalnet.model.probe import Hooks, hidden_of, hooked
 
-__all__ = ["Call", "Natural", "Suffix", "add_beside", "capture", "contribution", "head_contribution", "run_natural"]
+__all__ = [
+    "Call",
+    "Kept",
+    "Natural",
+    "Suffix",
+    "add_beside",
+    "capture",
+    "contribution",
+    "head_contribution",
+    "kept_of",
+    "run_natural",
+    "value_at",
+]
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,49 @@ class Suffix:
     misfit: float
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What of a natural run is kept, because some world or outcome looks at it.
+
+    Attributes
+    ----------
+    streams
+        Layers whose entering residual stream is kept; the number of layers: the final stream.
+    contributions
+        Mechanisms whose contribution is kept.
+    heads
+        Layers whose heads are kept.
+    """
+
+    streams: frozenset[int]
+    contributions: frozenset[Node]
+    heads: frozenset[int]
+
+    def bytes(self, mechanisms: Mechanisms, columns: int, upto: int) -> int:
+        """Return what one prompt's natural run keeps of ``columns`` positions, and of ``upto`` keys and values.
+
+        Keys and values, and heads, are taken to be as wide as the residual stream.
+        """
+        item = torch.empty(0, dtype=mechanisms.dtype).element_size()
+        sites = len(self.streams) + len(self.contributions) + len(self.heads)
+        return (sites * columns + 2 * len(mechanisms.layers) * upto) * mechanisms.width * item
+
+
+def kept_of(nodes: Iterable[Node], layers: int) -> Kept:
+    """Return what has to be kept of a model of some layers for the natural values of ``nodes``."""
+    nodes = list(nodes)
+    streams = {node.layer or 0 for node in nodes if node.kind in ("embed", "resid")}
+    streams |= {layers for node in nodes if node.kind == "norm"}
+    return Kept(
+        frozenset(streams),
+        frozenset(node for node in nodes if node.kind in ("attn", "mlp")),
+        frozenset(node.layer for node in nodes if node.kind == "head" and node.layer is not None),
+    )
+
+
 @dataclass(eq=False)
 class Natural:
-    """What the natural world looks like in one bucket, from column ``first`` on.
+    """What the natural world looks like in one bucket, from column ``first`` on, as far as it was asked for.
 
     Attributes
     ----------
@@ -81,13 +133,14 @@ class Natural:
     first
         First position that is recorded.
     streams
-        Residual stream entering each layer, and leaving the last: [prompt, column, d_model] each.
+        Residual stream entering each layer, and leaving the last: [prompt, column, d_model] each; no columns
+        where it was not asked for.
     contributions
-        Contribution [prompt, column, d_model] of every mechanism.
+        Contribution [prompt, column, d_model] of the mechanisms that were asked for.
     heads
         Input [prompt, column, heads · head_dim] of the output projections that were asked for.
     cache
-        Keys and values of the whole prompts, or None where the model keeps none.
+        Keys and values of the positions that rows share, or None where they share none.
     block
         Which prompts of the cache these are.
     suffixes
@@ -147,9 +200,31 @@ def head_contribution(part: Mechanism, value: torch.Tensor, head: int) -> torch.
     return out if part.scale == 1.0 else out * part.scale
 
 
-def run_natural(
-    mechanisms: Mechanisms, ids: torch.Tensor, first: int = 0, *, heads: Sequence[int] = (), cached: bool = True
-) -> Natural:
+def value_at(mechanisms: Mechanisms, natural: Natural, node: Node, columns: Sequence[int]) -> torch.Tensor:
+    """Return a node's natural value [prompt, column, width] in one bucket; a range of columns as a view."""
+    at: list[int] | slice = [column - natural.first for column in columns]
+    if isinstance(columns, range):
+        at = slice(columns.start - natural.first, columns.stop - natural.first)
+    if node.kind == "embed":
+        return natural.streams[0][:, at]
+    if node.kind == "resid":
+        return natural.streams[node.layer or 0][:, at]
+    if node.kind == "norm":
+        return mechanisms.readout.norm.sigma(natural.streams[-1][:, at]).unsqueeze(-1)
+    if node.kind == "head":
+        assert node.layer is not None and node.head is not None
+        every = natural.heads[node.layer][:, at]
+        width = every.shape[-1] // (mechanisms.mechanism(node).heads or 1)
+        return every[..., node.head * width : (node.head + 1) * width]
+    if node.kind == "bias":
+        part = mechanisms.mechanism(node)
+        bias = getattr(part.out, "bias", None)
+        shape = (natural.ids.shape[0], len(columns), natural.streams[0].shape[-1])
+        return natural.streams[0].new_zeros(shape) if bias is None else (bias * part.scale).expand(shape)
+    return natural.contributions[node][:, at]
+
+
+def run_natural(mechanisms: Mechanisms, ids: torch.Tensor, kept: Kept, first: int = 0, *, upto: int = 0) -> Natural:
     """Run the plain forward on a bucket and record it.
 
     Parameters
@@ -158,54 +233,64 @@ def run_natural(
         The compiled model.
     ids
         Token ids [prompt, position], no padding.
+    kept
+        What is kept of it.
     first
-        First position whose streams and contributions are kept.
-    heads
-        Layers whose heads are kept as well.
-    cached
-        Whether keys and values are kept for rows to share.
+        First position whose streams, contributions and heads are kept.
+    upto
+        How many positions' keys and values are kept for rows to share.
+
+    Raises
+    ------
+    InterventionError
+        If a mechanism whose contribution is asked for was not called.
     """
     natural = Natural(ids, first)
-    # A mixer that needs more of the past than keys and values is computed over the whole prompt.
-    cached = cached and all(part.cached for layer in mechanisms.layers for part in layer)
-    cache = prefix_cache(mechanisms) if cached else None
-    beside: dict[Node, torch.Tensor] = {}
-
-    def enter(hidden: torch.Tensor) -> None:
-        natural.streams.append(hidden[:, first:].clone())
-
-    def keep(part: Mechanism) -> Any:
-        def hook(output: torch.Tensor) -> None:
-            value = contribution(part, output, beside.pop(part.node, None))
-            natural.contributions[part.node] = value.reshape(*ids.shape, -1)[:, first:].clone()
-
-        return hook
-
-    def leave(output: torch.Tensor) -> None:
-        natural.streams.append(output[:, first:].clone())
-
+    cache = prefix_cache(mechanisms, upto) if upto else None
     with hooked() as hooks, torch.no_grad():
         for layer in mechanisms.layers:
-            hooks.on_input(layer.module, enter)
+            hooks.on_input(layer.module, _keep_stream(natural, asked=layer.index in kept.streams))
             for part in layer:
-                for module, scale in part.also:
-                    hooks.on_output(module, add_beside(beside, part.node, scale))
-                hooks.on_output(part.source, keep(part))
-            if layer.index in heads and layer.attn is not None and layer.attn.out is not None:
-                hooks.on_input(layer.attn.out, _keep_heads(natural, layer.index, first))
-        hooks.on_output(mechanisms.layers[-1].module, leave)
+                if part.node in kept.contributions:
+                    _keep_contribution(natural, hooks, part)
+            if layer.index in kept.heads and layer.attn is not None and layer.attn.out is not None:
+                hooks.on_input(layer.attn.out, _keep_heads(natural, layer.index))
+        last = mechanisms.layers[-1]
+        hooks.on_output(last.module, _keep_stream(natural, asked=len(mechanisms.layers) in kept.streams))
         forward(mechanisms, ids, cache)
-    missing = [part.node for layer in mechanisms.layers for part in layer if part.node not in natural.contributions]
+    missing = kept.contributions - natural.contributions.keys()
     if missing:
-        raise InterventionError(f"{missing[0]} was not called in the natural run; is the model compiled?")
+        node = min(missing, key=lambda node: node.sort_key)
+        raise InterventionError(f"{node} was not called in the natural run; is the model compiled?")
     if cache is not None and cache.recorded():
         natural.cache = cache
     return natural
 
 
-def _keep_heads(natural: Natural, index: int, first: int) -> Any:
+def _keep_stream(natural: Natural, *, asked: bool) -> Callable[[torch.Tensor], None]:
     def hook(hidden: torch.Tensor) -> None:
-        natural.heads[index] = hidden.reshape(*natural.ids.shape, -1)[:, first:].clone()
+        # A stream that nobody looks at still says of which device, dtype and width it is.
+        kept = hidden[:, natural.first :].clone() if asked else hidden.new_empty(hidden.shape[0], 0, hidden.shape[-1])
+        natural.streams.append(kept)
+
+    return hook
+
+
+def _keep_contribution(natural: Natural, hooks: Hooks, part: Mechanism) -> None:
+    beside: dict[Node, torch.Tensor] = {}
+
+    def hook(output: torch.Tensor) -> None:
+        value = contribution(part, output, beside.pop(part.node, None))
+        natural.contributions[part.node] = value.reshape(*natural.ids.shape, -1)[:, natural.first :].clone()
+
+    for module, scale in part.also:
+        hooks.on_output(module, add_beside(beside, part.node, scale))
+    hooks.on_output(part.source, hook)
+
+
+def _keep_heads(natural: Natural, index: int) -> Callable[[torch.Tensor], None]:
+    def hook(hidden: torch.Tensor) -> None:
+        natural.heads[index] = hidden.reshape(*natural.ids.shape, -1)[:, natural.first :].clone()
 
     return hook
 

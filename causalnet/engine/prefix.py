@@ -66,12 +66,30 @@ class Rows:
     implementation: str | None = None
 
 
+@dataclass(eq=False)
+class _Serving:
+    """What all layers of a cache look at.
+
+    They do not look at the cache itself: in a circle with its layers, its keys and values would outlive it.
+
+    Attributes
+    ----------
+    upto
+        How many positions of the natural run are recorded: later ones are computed by every row.
+    rows
+        The rows that are served; None while the natural run is recorded.
+    """
+
+    upto: int
+    rows: Rows | None = None
+
+
 class _PrefixLayer(CacheLayerMixin):
     """One layer of the cache: records the natural run, then serves it read-only."""
 
-    def __init__(self, owner: "_PrefixCache", index: int, sliding: bool) -> None:
+    def __init__(self, serving: _Serving, index: int, sliding: bool) -> None:
         super().__init__()
-        self.owner = owner
+        self.serving = serving
         self.index = index
         self.is_sliding = sliding
         self.prefix = Prefix()
@@ -84,9 +102,12 @@ class _PrefixLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Record the natural keys and values, or put the shared prefix before a row's own."""
-        rows = self.owner.rows
+        rows = self.serving.rows
         if rows is None:
-            self.prefix.keys, self.prefix.values = key_states, value_states
+            # Copies: what the model gives may be a view of queries, keys and values in one.
+            upto, dense = self.serving.upto, torch.contiguous_format
+            self.prefix.keys = key_states[:, :, :upto].clone(memory_format=dense)
+            self.prefix.values = value_states[:, :, :upto].clone(memory_format=dense)
             return key_states, value_states
         if rows.shared.get(self.index):
             return key_states, value_states
@@ -127,7 +148,7 @@ class _PrefixLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         """Return the length of the prefix."""
-        return 0 if self.owner.rows is None else self.owner.rows.start
+        return 0 if self.serving.rows is None else self.serving.rows.start
 
     def get_max_length(self) -> int:
         """Return -1: there is no maximum."""
@@ -137,21 +158,21 @@ class _PrefixLayer(CacheLayerMixin):
 class _PrefixCache(Cache):
     """A ``transformers`` cache whose layers all look at the same set of rows."""
 
-    def __init__(self, sliding: list[bool]) -> None:
-        self.rows: Rows | None = None
-        super().__init__(layers=[_PrefixLayer(self, index, flag) for index, flag in enumerate(sliding)])  # type: ignore[arg-type]
+    def __init__(self, sliding: list[bool], upto: int) -> None:
+        self.serving = serving = _Serving(upto)
+        super().__init__(layers=[_PrefixLayer(serving, index, flag) for index, flag in enumerate(sliding)])  # type: ignore[arg-type]
 
     def recorded(self) -> bool:
         """Return whether every layer of the natural run left keys and values here."""
         return all(layer.prefix.keys is not None for layer in self.layers)  # type: ignore[union-attr]
 
 
-def prefix_cache(mechanisms: Mechanisms) -> _PrefixCache:
-    """Return an empty cache for one bucket of prompts."""
+def prefix_cache(mechanisms: Mechanisms, upto: int) -> _PrefixCache:
+    """Return an empty cache for the first ``upto`` positions of one bucket of prompts."""
     kinds = getattr(mechanisms.config, "layer_types", None)
     count = len(mechanisms.layers)
     sliding = [kind == "sliding_attention" for kind in kinds][:count] if kinds else [False] * count
-    return _PrefixCache(sliding)
+    return _PrefixCache(sliding, upto)
 
 
 _ACTIVE: ContextVar[_PrefixCache | None] = ContextVar("causalnet_prefix", default=None)
@@ -168,7 +189,7 @@ def attending(mechanisms: Mechanisms, cache: _PrefixCache, rows: Rows) -> Iterat
     rows.implementation = before[0] if before else None
     rows.fallback = _own_attention(mechanisms, rows.implementation)
     token = _ACTIVE.set(cache)
-    cache.rows = rows
+    cache.serving.rows = rows
     try:
         for config in configs:
             config._attn_implementation_internal = INTERFACE
@@ -176,7 +197,7 @@ def attending(mechanisms: Mechanisms, cache: _PrefixCache, rows: Rows) -> Iterat
     finally:
         for config, name in zip(configs, before, strict=True):
             config._attn_implementation_internal = name
-        cache.rows = None
+        cache.serving.rows = None
         _ACTIVE.reset(token)
 
 
@@ -217,8 +238,8 @@ def _shared_prefix_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend over the shared prefix and the rows' own suffix; see :func:`attend`."""
     cache = _ACTIVE.get()
-    assert cache is not None and cache.rows is not None, "this attention runs inside attending() only"
-    rows, index = cache.rows, int(module.layer_idx)  # type: ignore[arg-type]
+    assert cache is not None and cache.serving.rows is not None, "this attention runs inside attending() only"
+    rows, index = cache.serving.rows, int(module.layer_idx)  # type: ignore[arg-type]
     layer: _PrefixLayer = cache.layers[index]  # type: ignore[assignment]
     plain = all(name in _PLAIN_ARGUMENTS or given is None for name, given in kwargs.items() if name != "cache")
     if attention_mask is None:
@@ -240,8 +261,8 @@ def _shared_prefix_attention(
 def _own_mask(*args: Any, **kwargs: Any) -> Any:
     """Make the mask that the model's own attention would be given; without one its windows would be lost."""
     cache = _ACTIVE.get()
-    assert cache is not None and cache.rows is not None, "this mask is made inside attending() only"
-    make = AttentionMaskInterface().get(cache.rows.implementation)
+    assert cache is not None and cache.serving.rows is not None, "this mask is made inside attending() only"
+    make = AttentionMaskInterface().get(cache.serving.rows.implementation)
     return None if make is None else make(*args, **kwargs)
 
 

@@ -1,12 +1,13 @@
 """Run a plan: natural runs, waves, readings; chunk sizes from memory, progress, and receipts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from causalnet.engine.batching import Naturals, parts, pieces, release, row_budget, rows_per_prompt
+from causalnet.engine.batching import Naturals, parts, pieces, release, rows_per_prompt
+from causalnet.engine.budget import budget_of
 from causalnet.engine.chunk import Chunk, State
 from causalnet.engine.inputs import Inputs, check, check_tokens
 from causalnet.engine.natural import Suffix, capture
@@ -65,7 +66,10 @@ def run(
     lookup
         Token id of a string, for outcomes that name tokens.
     memory
-        Bytes that the rows of one chunk may take; default: found from the device.
+        Bytes that rows and natural runs may take together, however many prompts and donors there are; beside
+        them are the weights, the values that donors give (of each donor that is drawn, at the sites that are
+        set), the logits of one batch where an outcome reads them all, and the results.  At least one prompt and
+        one row are run.  Default: found from the device.
     progress
         Called with (rows done, rows in all).
 
@@ -87,23 +91,29 @@ def run(
     check(mechanisms, plan, inputs)
     check_tokens(mechanisms, plan.readings, inputs.targets, lookup)
     with torch.no_grad():
-        naturals = Naturals(mechanisms, plan, inputs)
-        sources = build_sources(mechanisms, plan, inputs, naturals.runs())
+        budget = budget_of(mechanisms, memory)
+        naturals = Naturals(mechanisms, plan, inputs, budget)
+        sources = build_sources(mechanisms, plan, inputs, naturals.runs(), budget)
         state = State(mechanisms, plan, inputs, sources, lookup)
         done, total = 0, max(plan.rows, 1)
-        budget = row_budget(mechanisms, memory)
         for block, natural in naturals.each():
-            whole = Chunk(state, block, natural)
-            whole.world0(block.length - 1)
-            for part in parts(block, budget):
-                _run_part(whole, part, budget)
-                done += len(range(part.start, part.stop)) * rows_per_prompt(block)
+            for rows in _run_block(Chunk(state, block, natural), budget.tokens):
+                done += rows
                 if progress is not None:
                     progress(done, total)
             naturals.drop(block)
+            del natural  # before the next is made
     _mask_missing(state)
     _check_finite(state)
     return Trace(plan, state.values, state.targets)
+
+
+def _run_block(whole: Chunk, budget: int) -> Iterator[int]:
+    """Run a block of prompts part by part; yield how many rows each had."""
+    whole.world0(whole.bucket.length - 1)
+    for part in parts(whole.bucket, budget):
+        _run_part(whole, part, budget)
+        yield (part.stop - part.start) * rows_per_prompt(whole.bucket)
 
 
 def _run_part(whole: Chunk, part: slice, budget: int) -> None:

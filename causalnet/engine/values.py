@@ -7,9 +7,8 @@ from typing import Any, Protocol
 import torch
 
 from causalnet.engine.lanes import Batch
-from causalnet.engine.natural import Natural, head_contribution
+from causalnet.engine.natural import Natural, head_contribution, value_at
 from causalnet.engine.plan import Lane, Write, trunk_of
-from causalnet.engine.sources import value_at
 from causalnet.engine.watch import Directs
 from causalnet.errors import InterventionError
 from causalnet.expr.values import InWorld

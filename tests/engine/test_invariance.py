@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from causalnet.engine import batching, chunk
+from causalnet.engine import chunk
 from causalnet.engine.inputs import Inputs
 from causalnet.engine.plan import Reading, plan
 from causalnet.engine.run import run
@@ -105,14 +105,10 @@ def test_a_padded_batch_of_the_model_itself_agrees_whatever_the_side(name, side)
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
 @pytest.mark.parametrize("memory", [1, 6 * 4 * 32 * 8 * 11, 6 * 4 * 32 * 8 * 60])
-def test_small_chunks_change_nothing(name, memory, monkeypatch):
+def test_small_chunks_change_nothing(name, memory):
     mechanisms = models.tiny(name)
     inputs, readings = ragged(mechanisms), some_readings(mechanisms)
     expected = trace_of(mechanisms, readings, inputs)
-    assert_same(trace_of(mechanisms, readings, inputs, memory=memory), expected, readings, models.tolerance(mechanisms))
-    # Natural runs in many blocks, none of which is kept until the rows need it.
-    monkeypatch.setattr(batching, "_NATURAL_TOKENS", 9)
-    monkeypatch.setattr(batching, "_natural_room", lambda mechanisms: 0)
     assert_same(trace_of(mechanisms, readings, inputs, memory=memory), expected, readings, models.tolerance(mechanisms))
 
 

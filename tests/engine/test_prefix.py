@@ -10,6 +10,7 @@ import torch
 
 from causalnet.engine import prefix
 from causalnet.engine.batching import Naturals
+from causalnet.engine.budget import budget_of
 from causalnet.engine.plan import Reading, plan
 from causalnet.engine.run import run
 from causalnet.expr.outcomes import TARGET, Outcome
@@ -30,13 +31,16 @@ def planned_for(mechanisms, *places, **more):
     return plan(mechanisms.graph, (), readings, inputs.shape, draws=inputs.count), inputs
 
 
+def naturals_of(mechanisms, planned, inputs):
+    return Naturals(mechanisms, planned, inputs, budget_of(mechanisms)).each()
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", [name for name in models.CONFIGS if name not in ("bloom", "gemma2")])
 def test_every_layer_shares_the_prefix(name, attention):
     mechanisms = models.tiny(name, attention=attention)
     planned, inputs = planned_for(mechanisms, *PLACES)
-    naturals = Naturals(mechanisms, planned, inputs)
-    for block, natural in naturals.each():
+    for block, natural in naturals_of(mechanisms, planned, inputs):
         assert natural.cache is not None
         assert natural.first == min(start for start, _ in block.waves) > 0
         for start, _ in block.waves:
@@ -50,7 +54,7 @@ def test_every_layer_shares_the_prefix(name, attention):
 def test_families_that_cannot_share_still_compute_the_suffix_alone(name):
     mechanisms = models.tiny(name)
     planned, inputs = planned_for(mechanisms, *PLACES)
-    for block, natural in Naturals(mechanisms, planned, inputs).each():
+    for block, natural in naturals_of(mechanisms, planned, inputs):
         assert natural.cache is not None
         assert all(natural.suffixes[start].misfit <= models.tolerance(mechanisms) for start, _ in block.waves)
 
@@ -76,7 +80,7 @@ def test_a_prefix_that_does_not_give_the_natural_world_again_is_not_used(monkeyp
     expected = run(mechanisms, planned, inputs)
     wrong = prefix._PrefixLayer.shared
     monkeypatch.setattr(prefix._PrefixLayer, "shared", lambda self, rows: tuple(t * 0.9 for t in wrong(self, rows)))
-    for _, natural in Naturals(mechanisms, planned, inputs).each():
+    for _, natural in naturals_of(mechanisms, planned, inputs):
         assert natural.cache is None
         assert natural.first == 0
     found = run(mechanisms, planned, inputs)
