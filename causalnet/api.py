@@ -159,7 +159,8 @@ class CausalModel:
         same_target_donors
             Allow donors whose target equals the prompt's.
         memory
-            Bytes that the rows of one chunk may take; default: found from the device.
+            Bytes that rows and natural runs may take together, see :func:`causalnet.engine.run.run`; default: found
+            from the device.
         progress
             Called with (rows done, rows in all).
         executor

@@ -90,6 +90,12 @@ def hydra(
     outcome: Annotated[
         list[str] | None, typer.Option(help='Read this too, such as \'logit_diff(" Mary", " John")\'; repeatable.')
     ] = None,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="A vector (.npy, .safetensors) that --outcome projection names; repeatable."
+        ),
+    ] = None,
     heads: Annotated[bool, typer.Option("--heads", help="Set every head too.")] = False,
     freeze_norm: Annotated[bool, typer.Option("--freeze-norm", help="Hold the final norm too.")] = False,
     stratum: Annotated[
@@ -160,7 +166,8 @@ def hydra(
 
     options = Options(
         ",".join(ablation or ["resample"]), donors, limit, seed, device, dtype, same_target_donors,
-        positions=tuple(position or ()), outcomes=tuple(outcome or ()), heads=heads, frozen_norm=freeze_norm,
+        positions=tuple(position or ()), outcomes=tuple(outcome or ()), vectors=tuple(vector or ()),
+        heads=heads, frozen_norm=freeze_norm,
         strata=tuple(stratum or ()), cuts=cuts, cut_at=tuple(cut_at or ()), correct_only=correct_only,
         single_token_answers=single_token_answers, relations=tuple(relation or ()),
         joint=joint, responsible=tuple(responsible or ()),

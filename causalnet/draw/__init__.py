@@ -9,6 +9,7 @@ from causalnet.draw.plots import drop_vs_direct, example, impact, waterfall
 from causalnet.draw.render import Drawing, GraphvizMissingError
 from causalnet.draw.report import Arm, Run, Variant, read_run, report
 from causalnet.draw.responses import by_responder_kind, explained, variants
+from causalnet.draw.routes import effect_routes
 from causalnet.draw.style import save
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "donor_convergence",
     "draw",
     "drop_vs_direct",
+    "effect_routes",
     "example",
     "explained",
     "impact",

@@ -56,7 +56,8 @@ class Prompted:
     options
         Donors, pool, seed, target, vectors, level.
     memory
-        Bytes that the rows of one chunk may take; default: found from the device.
+        Bytes that rows and natural runs may take together, see :func:`causalnet.engine.run.run`; default: found
+        from the device.
     progress
         Called with (rows done, rows in all).
     elsewhere

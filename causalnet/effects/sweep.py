@@ -153,10 +153,10 @@ def _direct(world: World, node: Node, outcome: Outcome) -> tuple[tuple[float, Re
     return tuple(zip((1.0, -1.0), reads, strict=False))
 
 
-def find_targets(mechanisms: Mechanisms, inputs: Inputs) -> np.ndarray:
+def find_targets(mechanisms: Mechanisms, inputs: Inputs, *, memory: int | None = None) -> np.ndarray:
     """Return the target token [prompt]: the natural world's most likely token, or the answers given."""
     reading = Reading(NATURAL_WORLD, Outcome("logit", (TARGET,)))
-    return run(mechanisms, plan(mechanisms.graph, (), [reading], inputs.shape), inputs).targets
+    return run(mechanisms, plan(mechanisms.graph, (), [reading], inputs.shape), inputs, memory=memory).targets
 
 
 def _readings(graph: CausalGraph, found: Sequence[Cell], outcome: Outcome) -> list[Reading]:

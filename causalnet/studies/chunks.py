@@ -17,18 +17,14 @@ class Size:
     ----------
     prompts, nodes, donors, responders
         Sizes of the data set's axes.
-    tokens
-        Of the longest prompt.
-    layers, width, item
-        Layers, d_model and bytes of one number of the model.
+    width, item
+        d_model and bytes of one number of the model.
     """
 
     prompts: int
     nodes: int
     donors: int
     responders: int
-    tokens: int
-    layers: int
     width: int
     item: int
 
@@ -40,10 +36,9 @@ class Size:
 
     @property
     def prompt(self) -> int:
-        """Bytes that one prompt takes besides: keys and values, streams and contributions of its donors."""
-        cache = 2 * self.tokens * self.layers * self.width * self.item
+        """Bytes that one prompt takes besides: the values of its donors (natural runs have memory of their own)."""
         donors = min(self.donors, self.prompts) * self.nodes * self.width * self.item
-        return cache + donors + 8 * self.responders
+        return donors + 8 * self.responders
 
 
 @dataclass(frozen=True, order=True)
@@ -115,9 +110,9 @@ def plan_chunks(size: Size, *, memory: int, step: int | None = None) -> ChunkPla
 
     Examples
     --------
-    >>> size = Size(prompts=1100, nodes=16, donors=15, responders=15, tokens=12, layers=8, width=128, item=4)
+    >>> size = Size(prompts=1100, nodes=16, donors=15, responders=15, width=128, item=4)
     >>> plan_chunks(size, memory=2**31).prompt_step, plan_chunks(size, memory=2**25).prompt_step
-    (550, 54)
+    (550, 79)
     """
     room = memory // 2
     each = size.prompt + size.nodes * size.cell

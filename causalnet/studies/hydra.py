@@ -133,7 +133,7 @@ def _reachable(arms: Sequence[Arm], path: Path, elsewhere: bool) -> tuple[str, t
     def absolute(text: str) -> str:
         return str(Path(text).expanduser().resolve()) if elsewhere and Path(text).expanduser().exists() else text
 
-    where = str(path) if is_remote(path) else str(path.resolve())
+    where = str(path.resolve()) if elsewhere and not is_remote(path) else str(path)
     return where, tuple(replace(arm, model=absolute(arm.model)) for arm in arms)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from causalnet.expr.positions import Span
 from causalnet.prompts import Encoded, Prompts, encode
-from causalnet.studies.options import Options, position_of
+from causalnet.studies.options import Options, bytes_of, position_of
 
 if TYPE_CHECKING:
     from causalnet.model.mechanism import Mechanisms
@@ -77,5 +77,7 @@ def subject(
     encoded = encode(
         prompts, tokenizer, context=mechanisms.context, vocab_size=mechanisms.vocab, spans=spans, answers="ignore"
     )
-    found = find_targets(mechanisms, Inputs(encoded.ids, seed=options.seed)).tolist() if targets is None else targets
-    return Subject(mechanisms, tokenizer, encoded, tuple(int(token) for token in found))
+    if targets is None:
+        inputs, memory = Inputs(encoded.ids, seed=options.seed), bytes_of(options.memory) // 2
+        targets = tuple(int(one) for one in find_targets(mechanisms, inputs, memory=memory))
+    return Subject(mechanisms, tokenizer, encoded, tuple(int(token) for token in targets))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from causalnet.graph import CausalGraph
     from causalnet.model.mechanism import Mechanisms
 
-__all__ = ["Job", "Question", "compute", "inputs_of", "job", "sweep_model", "vectors_of"]
+__all__ = ["Job", "Question", "check_vectors", "compute", "inputs_of", "job", "sweep_model", "vectors_of"]
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,8 @@ class Job:
             return None
         subject = self.subject
         vocab = subject.mechanisms.readout.weight.shape[0]
-        return token_lookup(subject.tokenizer, vocab, read.tokens, self._vectors())
-
-    def _vectors(self) -> dict[str, np.ndarray]:
-        """Return the vectors that the outcome reads along, which must be those that the work was begun with."""
-        held = vectors_of(self.question.read, self.options)
-        told = " ".join(map(str, held.values()))
-        if told != self.question.vector:
-            what = f"{self.question.outcome} was asked of {self.question.vector or 'no vector'}, and this is {told}"
-            raise InputError(explain(what, mend="give the same vector"))
-        return {name: one.values for name, one in held.items()}
+        vectors = {name: one.values for name, one in check_vectors(self.question, self.options).items()}
+        return token_lookup(subject.tokenizer, vocab, read.tokens, vectors)
 
     def labels(self) -> dict[str, Any]:
         """Return what the data set holds besides what is measured: names, texts, donors, attributes."""
@@ -212,8 +204,6 @@ def job(
         nodes=len(found),
         donors=drawn,
         responders=len(responders),
-        tokens=max(encoded.lengths),
-        layers=len(mechanisms.layers),
         width=mechanisms.width,
         item=torch.tensor([], dtype=mechanisms.dtype).element_size(),
     )
@@ -222,6 +212,22 @@ def job(
     # An outcome that names no token, or no vector of this model's size, is refused before anything is written.
     check_tokens(mechanisms, (Reading(NATURAL_WORLD, outcome),), None, made.lookup)
     return made
+
+
+def check_vectors(question: Question, options: Options) -> "dict[str, NamedVector]":
+    """Return the vectors that an outcome reads along, which must be those that the work was begun with.
+
+    Raises
+    ------
+    InputError
+        If they are others.
+    """
+    held = vectors_of(question.read, options)
+    told = " ".join(map(str, held.values()))
+    if told != question.vector:
+        what = f"{question.outcome} was asked of {question.vector or 'no vector'}, and this is {told}"
+        raise InputError(explain(what, mend="give the same vector"))
+    return held
 
 
 def vectors_of(read: Outcome | None, options: Options) -> "dict[str, NamedVector]":
@@ -280,7 +286,6 @@ def compute(job: Job, chunk: Chunk, *, progress: Callable[[int, int], None] | No
     from causalnet.effects.sweep import measure
 
     found = job.cells[slice(*chunk.nodes)]
-    memory = bytes_of(job.options.memory) // 4 if job.subject.mechanisms.device.type != "cpu" else None
     made = measure(
         job.subject.mechanisms,
         inputs_of(job, slice(*chunk.prompts)),
@@ -289,7 +294,7 @@ def compute(job: Job, chunk: Chunk, *, progress: Callable[[int, int], None] | No
         responders=job.responders,
         outcome=job.question.read,
         lookup=job.lookup,
-        memory=memory,
+        memory=bytes_of(job.options.memory) // 2,
         progress=progress,
     )
     return {name: array.astype(np.float32) for name, array in made.arrays().items()}
@@ -297,29 +302,9 @@ def compute(job: Job, chunk: Chunk, *, progress: Callable[[int, int], None] | No
 
 def inputs_of(job: Job, block: slice) -> "Inputs":
     """Return the inputs of some prompts; their donors become a pool of their own."""
-    from causalnet.engine.inputs import Inputs
+    from causalnet.engine.inputs import part
 
-    every = job.inputs
-    first, last, _ = block.indices(len(every.ids))
-    if last - first == len(every.ids):
-        return every
-    targets = None if every.targets is None else every.targets[block]
-    own = replace(every, ids=every.ids[block], spans=every.spans[block], targets=targets)
-    if isinstance(job.question.value, Resample):
-        assert every.donors is not None
-        index = every.donors[block]
-        members = np.unique(index[index >= 0])
-        # Numbers in the prompts become numbers in the pool; missing ones stay -1.
-        local = np.where(index < 0, -1, np.searchsorted(members, index))
-        chosen = members.tolist()
-        pool = Inputs(
-            tuple(every.ids[one] for one in chosen),
-            spans=tuple(every.spans[one] for one in chosen) if every.spans else (),
-        )
-        return replace(own, pool=pool, donors=local)
-    if isinstance(job.question.value, Mean | Noise):
-        return replace(own, pool=Inputs(every.ids, spans=every.spans), first=first)
-    return own
+    return part(job.inputs, block, whole_pool=isinstance(job.question.value, Mean | Noise))
 
 
 def sweep_model(

@@ -54,8 +54,7 @@ def write_together(folder: Path, job: Job, options: Options) -> None:
             inputs = replace(inputs, donors=inputs.donors[:, :donors])
         elif job.draws > 1:
             inputs = replace(inputs, draws=donors)
-        memory = None if job.subject.mechanisms.device.type == "cpu" else bytes_of(options.memory) // 4
-        return PromptedModel(job.subject.mechanisms, inputs, job.lookup, memory)
+        return PromptedModel(job.subject.mechanisms, inputs, job.lookup, bytes_of(options.memory) // 2)
 
     value = job.question.value
     if options.joint is not None:

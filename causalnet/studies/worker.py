@@ -24,7 +24,7 @@ from causalnet.studies.places import is_remote, mirrored, near, place, remove
 from causalnet.studies.plan import RunPlan, Sweep, read_plan, refuse
 from causalnet.studies.store import Markers, create, fits, opened, read_labels, write
 from causalnet.studies.subjects import Subject, subject
-from causalnet.studies.sweeps import Job, Question, compute, job
+from causalnet.studies.sweeps import Job, Question, check_vectors, compute, job
 from causalnet.studies.together import check_nodes
 from causalnet.studies.variants import checkpoints, folder_of, questions, strata
 
@@ -125,9 +125,10 @@ class Worker:
         return found
 
     def check(self) -> None:
-        """Refuse to go on with other models than those that the run was begun with."""
+        """Refuse to go on with other models or vectors than those that the run was begun with."""
         for sweep in self._plan().sweeps:
             self._loaded(sweep)
+            check_vectors(sweep.question, self.options)
 
     # -- the chunks ----------------------------------------------------------------------------------
 

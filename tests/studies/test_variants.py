@@ -253,7 +253,7 @@ def test_correct_prompts_are_those_that_the_model_answers():
 
 
 def test_chunks_fit_into_memory_and_cover_everything_once():
-    size = Size(prompts=1209, nodes=64, donors=15, responders=64, tokens=30, layers=32, width=4096, item=2)
+    size = Size(prompts=1209, nodes=64, donors=15, responders=64, width=4096, item=2)
     for memory in ("64MiB", "256MiB", "2GiB"):
         plan = plan_chunks(size, memory=bytes_of(memory))
         seen = np.zeros((1209, 64), dtype=int)
