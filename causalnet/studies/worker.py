@@ -81,6 +81,7 @@ class Worker:
         self.arms, self.options, self.path = arms, options, place(where)
         self.models = Models(options)
         self.jobs: dict[str, Job] = {}
+        self.last: dict[str, Job] = {}
         self.plan: RunPlan | None = None
 
     # -- before the chunks ---------------------------------------------------------------------------
@@ -97,22 +98,22 @@ class Worker:
         sweeps: list[Sweep] = []
         for number, arm in enumerate(self.arms):
             home = arm.name if len(self.arms) > 1 else ""
-            shared: dict[str, Subject] = {}
+            main: Subject | None = None
             for where, model, name, question in self._asked(arm):
-                loaded = self.models.take(model, name)
-                if model not in shared:
-                    shared[model] = subject(loaded.mechanisms, loaded.tokenizer, kept, self.options)
-                one = job(shared[model], question, self.options)
-                if not where:
+                loaded, own = self.models.take(model, name), model == arm.model
+                held = main if own and main else subject(loaded.mechanisms, loaded.tokenizer, kept, self.options)
+                one = job(held, question, self.options)
+                if main is None:
+                    main = held
                     check_nodes(one, self.options)
+                    strata(kept, held.encoded.lengths, self.options.strata)  # an unknown feature is refused now
                 at = Path(home, where)
                 (folder / at).mkdir(parents=True, exist_ok=True)
                 create(folder / at / "effects.zarr", one.labels(), one.plan)
                 (folder / at / "graph.json").write_text(one.graph.to_json(), encoding="utf-8")
                 sweeps.append(Sweep(at.as_posix(), number, model, question, one.plan, loaded.weights))
-                self.jobs[at.as_posix()] = one
-            main = shared[arm.model]
-            strata(kept, main.encoded.lengths, self.options.strata)  # an unknown feature is refused now
+                if own:
+                    self.jobs[at.as_posix()] = one
         replace(given, sweeps=tuple(sweeps)).write(folder)
 
     def _asked(self, arm: Arm) -> list[tuple[str, str, str, Question]]:
@@ -171,9 +172,12 @@ class Worker:
 
     def _job(self, sweep: Sweep) -> Job:
         """Return the job of a sweep: from the beginning of this run, or made again from what its store holds."""
-        if sweep.folder not in self.jobs:
-            self.jobs[sweep.folder] = reopen(self.path, sweep, self.options, self._loaded(sweep))
-        return self.jobs[sweep.folder]
+        held = self.jobs
+        if sweep.family == "checkpoint":  # many, and a job keeps its model: one at a time
+            held = self.last = {name: one for name, one in self.last.items() if name == sweep.folder}
+        if sweep.folder not in held:
+            held[sweep.folder] = reopen(self.path, sweep, self.options, self._loaded(sweep))
+        return held[sweep.folder]
 
     # -- after the chunks ----------------------------------------------------------------------------
 

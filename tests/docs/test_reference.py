@@ -12,6 +12,7 @@ from rooms import entries, exists
 ROOMS = (
     *("causalnet", "causalnet.graph", "causalnet.prompts", "causalnet.expr", "causalnet.effects", "causalnet.draw"),
     *("causalnet.testing", "causalnet.interop.dowhy", "causalnet.studies.hydra", "causalnet.demo", "causalnet.errors"),
+    "causalnet.interop.ray",
 )
 _ROOM = re.compile(r"^```\{room\} (\S+)\n((?::\w+:.*\n)*)```", re.MULTILINE)
 
