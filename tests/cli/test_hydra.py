@@ -372,6 +372,8 @@ def test_an_interrupt_while_the_report_is_written_leaves_a_run_that_can_go_on(ca
 def test_an_interrupt_that_python_dropped_is_honoured_at_the_next_step(call, tmp_path, monkeypatch):
     real = finish._report
 
+    before = signal.getsignal(signal.SIGINT)
+
     def swallowing(*arguments):
         # What happens to an exception that is raised inside a destructor.
         with contextlib.suppress(KeyboardInterrupt):
@@ -383,7 +385,7 @@ def test_an_interrupt_that_python_dropped_is_honoured_at_the_next_step(call, tmp
     code, out, err = call("hydra", *chosen, "--out", tmp_path / "run")
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "causalnet: interrupted; nothing was left half-written"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_reader_that_goes_away_is_no_traceback(command, tmp_path):

@@ -36,7 +36,7 @@ def test_a_70b_model_costs_no_memory():
     run = subprocess.run([sys.executable, "-c", LLAMA], capture_output=True, text=True, check=True)
     nodes, seconds, query, grown, below = (float(word) for word in run.stdout.split())
     assert nodes == 80 * (64 + 1 + 1) + 3
-    assert below == 76 * (64 + 1 + 1) + 1 + 2
+    assert below == 76 * (64 + 1) + 1 + 2  # a bias hears nothing
     assert grown < 400, "MiB beyond the imports"
     assert seconds < 10, "well under 2 s on an idle machine"
     assert query < 0.1
