@@ -36,11 +36,15 @@ def report(
     prompt: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Prompt that is shown first.", show_default="the mean")
     ] = None,
+    memory: Annotated[str, typer.Option(help="For the data; what does not fit is read in parts.")] = "2GiB",
 ) -> None:
     from causalnet.draw import report as write
-    from causalnet.studies.places import mirrored, place
+    from causalnet.studies.options import bytes_of
+    from causalnet.studies.places import mirrored, place, reach
 
+    room = bytes_of(memory)
     where = place(run)
+    reach(where)
     with mirrored(where) as folder:
-        written = write(folder, out, title=title, prompt=prompt)
+        written = write(folder, out, title=title, prompt=prompt, memory=room)
     print(where / "report.html" if out is None else written)

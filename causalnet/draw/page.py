@@ -198,8 +198,7 @@ def _held(arms: "Sequence[Arm]", sweeps: Sequence[Sweep], budget: Sequence[tuple
         of = f" of {arm.name}" if len(arms) > 1 else ""
         if prompts < sweep.prompts:
             said.append(f"The first {prompts} of {sweep.prompts} prompts{of} can be chosen.")
-        most = int((np.abs(sweep.responses).max(axis=0, initial=0.0) > 0).sum(axis=1).max(initial=0))
-        if kept < most:
+        if kept < sweep.widest:
             said.append(f"On a single prompt{of} the {kept} responders with the largest mean |ΔDE| of each ablated "
                         "node are shown; of the others, their sum.")  # fmt: skip
     return said

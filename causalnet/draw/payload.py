@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causalnet.draw.layout import CELL, HEADER, HEADS_A_ROW, Slot, lay_out
-from causalnet.draw.sweep import Array, Sweep, by_name, interval
+from causalnet.draw.sweep import Array, Sweep, by_name, interval, responses
 from causalnet.effects.statistics import regression
 from causalnet.graph.block import Block
 
@@ -60,11 +60,10 @@ def prompt_budget(sweeps: Sequence[Sweep], room: int = PROMPT_BYTES) -> list[tup
     found = []
     share = room // max(len(sweeps), 1)
     for sweep in sweeps:
-        count, nodes, width = sweep.responses.shape
-        most = int((np.abs(sweep.responses).max(axis=0, initial=0.0) > 0).sum(axis=1).max(initial=0))
+        count, (nodes, width) = sweep.prompts, sweep.reached.shape
         fixed = 2 * (len(_PARTS) * nodes + width)  # bytes of one prompt but for its responders
         kept = (share // max(count, 1) - fixed) // (2 * nodes)
-        kept = min(max(kept, _FEWEST_RESPONDERS), most)
+        kept = min(max(kept, _FEWEST_RESPONDERS), sweep.widest)
         found.append((min(count, share // (fixed + 2 * nodes * kept)), kept))
     return found
 
@@ -92,7 +91,7 @@ def sweep_payload(
     mean = {"te": sweep.te, "de": sweep.de, "ce": sweep.ce, "ce_attn": sweep.delta_attn, "norm": sweep.norm}
     mean |= {"ce_mlp": sweep.delta_mlp}
     halves = {key: interval(values)[1] for key, values in mean.items()}
-    halves["delta"] = interval(sweep.responses.astype(np.float64))[1]
+    halves["delta"] = sweep.coupling_half
     return {
         "name": name,
         "group": group,
@@ -112,7 +111,7 @@ def sweep_payload(
             "delta": _pack(sweep.coupling, "<f8" if each is not None else "<f4"),
         },
         "half": {key: _pack(values, "<f4") for key, values in halves.items()},
-        "reached": _pack(np.abs(sweep.responses).max(axis=0, initial=0.0) > 0, "u1"),
+        "reached": _pack(sweep.reached, "u1"),
         "summary": {"nodes": node_rows(sweep, summary)},
         "graph": _graph(sweep, graph),
         "each": None if each is None or 0 in each else _each(sweep, *each),
@@ -158,10 +157,9 @@ def _quantised(values: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
 
 
 def _each(sweep: Sweep, prompts: int, kept: int) -> dict[str, Any]:
-    order = np.argsort(-np.abs(sweep.responses).mean(axis=0, dtype=np.float64), axis=1, kind="stable")[:, :kept]
-    reached = np.abs(sweep.responses).max(axis=0, initial=0.0) > 0
-    top = np.where(np.take_along_axis(reached, order, axis=1), order, -1)
-    delta = np.take_along_axis(sweep.responses[:prompts], order[None], axis=2).astype(np.float64)
+    order = np.argsort(-sweep.strength, axis=1, kind="stable")[:, :kept]
+    top = np.where(np.take_along_axis(sweep.reached, order, axis=1), order, -1)
+    delta = responses(sweep, order, prompts).astype(np.float64)
     parts = {"te": sweep.te, "de": sweep.de, "ce": sweep.ce, "ce_attn": sweep.delta_attn, "norm": sweep.norm}
     parts |= {"clean": sweep.clean, "clean_responder": sweep.clean_responder}
     packed: dict[str, Any] = {}
@@ -171,7 +169,10 @@ def _each(sweep: Sweep, prompts: int, kept: int) -> dict[str, Any]:
         packed[name], scales[name] = _pack(whole, "<i2"), _pack(scale, "<f8")
     whole, scale = _quantised(delta, (0, 2))
     packed["delta"], scales["delta"] = _pack(whole, "<i2"), _pack(scale, "<f8")
-    texts, targets = ([_short(str(text)) for text in sweep.data[name].values[:prompts]] for name in ("text", "target"))
+    texts, targets = (
+        [_short(str(text)) for text in sweep.data[name].isel(prompt=slice(prompts)).values]
+        for name in ("text", "target")
+    )
     return packed | {
         "prompts": prompts,
         "kept": kept,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Arm", "Run", "Table", "Variant", "read_run", "report"]
 
+MEMORY = 2 << 30
+"""Bytes that the data of a run may take, unless it is said."""
+
 Table = Sequence[Sequence[str]]
 """Rows of texts, the first of them the heads."""
 
@@ -94,6 +97,7 @@ def report(
     findings: Sequence[str] = (),
     comparison: Mapping[str, Any] | None = None,
     prompt: int | None = None,
+    memory: int = MEMORY,
 ) -> Path:
     """Write the report of one model, or of two or more side by side.
 
@@ -117,6 +121,8 @@ def report(
         What the run says of the models against each other (the content of ``comparison.json``).
     prompt
         The prompt that is shown first; by default the mean.
+    memory
+        Bytes that the data of a run's folder may take, see :func:`read_run`.
 
     Returns
     -------
@@ -134,7 +140,7 @@ def report(
 
     if isinstance(source, (str, Path)):
         path = Path(source) / "report.html" if path is None else path
-        run = read_run(source)
+        run = read_run(source, memory=memory)
     elif isinstance(source, Run):
         run = source
     else:
@@ -161,7 +167,7 @@ def _check(run: Run, prompt: int | None) -> None:
         raise InputError(f"prompt {prompt} does not exist; legal: 0 to {count - 1}")
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path, *, memory: int = MEMORY) -> Run:
     """Read a run's folder.
 
     Parameters
@@ -170,6 +176,9 @@ def read_run(folder: str | Path) -> Run:
         A folder with ``effects.zarr`` and ``summary.json`` (and ``graph.json``), or with one such folder per
         model and ``comparison.json``.  Beside these, or in a model's folder, may stand
         ``variants/FAMILY/LABEL/{summary.json, effects.zarr}`` and ``tables/*.csv``.
+    memory
+        Bytes that all data may take together; each store has an equal share, and where it does not fit into that
+        it is checked, left on disk and read in parts.
 
     Returns
     -------
@@ -183,7 +192,8 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if (folder / "summary.json").is_file():
-        return Run((_arm(folder, ""),), None, _variants(folder), _tables(folder))
+        share = memory // (1 + _stores(folder))
+        return Run((_arm(folder, "", share),), None, _variants(folder, share), _tables(folder))
     comparison = _json(folder / "comparison.json") if (folder / "comparison.json").is_file() else None
     folders = {one.parent.name: one.parent for one in sorted(folder.glob("*/summary.json"))}
     if not folders:
@@ -194,30 +204,37 @@ def read_run(folder: str | Path) -> Run:
     named = (comparison or {}).get("arms", ())
     order = [name for name in named if name in folders] if isinstance(named, (list, tuple)) else []
     names = list(dict.fromkeys([*order, *folders]))
-    variants, tables = _variants(folder), _tables(folder)
+    share = memory // (len(names) + sum(_stores(one) for one in (folder, *folders.values())))
+    variants, tables = _variants(folder, share), _tables(folder)
     for name in names:
-        variants |= {f"{family} ({name})": found for family, found in _variants(folders[name]).items()}
+        variants |= {f"{family} ({name})": found for family, found in _variants(folders[name], share).items()}
         tables |= {f"{table} ({name})": rows for table, rows in _tables(folders[name]).items()}
-    return Run(tuple(_arm(folders[name], name) for name in names), comparison, variants, tables)
+    return Run(tuple(_arm(folders[name], name, share) for name in names), comparison, variants, tables)
 
 
-def _arm(folder: Path, name: str) -> Arm:
-    from causalnet.effects import schema
+def _stores(folder: Path) -> int:
+    """Return how many variants with data a folder holds."""
+    return len(list(folder.glob("variants/*/*/effects.zarr")))
+
+
+def _arm(folder: Path, name: str, memory: int) -> Arm:
+    from causalnet.effects.opening import open_store
     from causalnet.graph import CausalGraph
 
     summary = _json(folder / "summary.json")
     drawn = folder / "graph.json"
     graph = CausalGraph.from_json(drawn.read_text(encoding="utf-8")) if drawn.is_file() else None
-    return Arm(name or str(summary.get("model", folder.name)), schema.load(folder / "effects.zarr"), summary, graph)
+    data = open_store(folder / "effects.zarr", memory)
+    return Arm(name or str(summary.get("model", folder.name)), data, summary, graph)
 
 
-def _variants(folder: Path) -> dict[str, list[Variant]]:
-    from causalnet.effects import schema
+def _variants(folder: Path, memory: int) -> dict[str, list[Variant]]:
+    from causalnet.effects.opening import open_store
 
     found: dict[str, list[Variant]] = {}
     for path in sorted(folder.glob("variants/*/*/summary.json")):
         data = path.parent / "effects.zarr"
-        variant = Variant(path.parent.name, _json(path), schema.load(data) if data.is_dir() else None)
+        variant = Variant(path.parent.name, _json(path), open_store(data, memory) if data.is_dir() else None)
         found.setdefault(path.parent.parent.name, []).append(variant)
     return found
 

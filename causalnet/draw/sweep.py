@@ -1,13 +1,14 @@
 """A sweep's data set, reduced to what pictures need: means over donors, one row per prompt."""
 
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from causalnet.effects.parts import blocks
 from causalnet.effects.statistics import donor_mean
 from causalnet.effects.words import OutcomeWords, words_of
 from causalnet.errors import DataError, InputError, UnknownNodeError, explain
@@ -16,10 +17,12 @@ from causalnet.graph.node import Node
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Sweep", "as_sweep", "by_name", "interval"]
+__all__ = ["Sweep", "as_sweep", "by_name", "interval", "responses"]
 
 Array = NDArray[np.float64]
-_NEEDED = ("te", "de", "ce", "norm", "delta_de", "clean_direct", "clean_responder")
+_EFFECTS = ("te", "de", "ce", "norm")
+_NEEDED = (*_EFFECTS, "delta_de", "clean_direct", "clean_responder")
+_ORDER = ("prompt", "node", "donor", "responder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +40,11 @@ class Sweep:
         unablated.
     delta_attn, delta_mlp
         ``[prompt, node]``: the part of ``ce`` that attention and MLP responders carry; 0 without responders.
-    coupling
-        ``[node, responder]``: ΔDE averaged over prompts and donors.
-    responses
-        ``[prompt, node, responder]``: ΔDE averaged over donors, in single precision.
+    coupling, coupling_half, strength
+        ``[node, responder]``: ΔDE averaged over prompts and donors; half the width of its 95 % t interval over
+        prompts; the mean over prompts of its size.
+    reached
+        ``[node, responder]``: whether the responder answers on any prompt.
     clean_responder
         ``[prompt, responder]``: direct effects in the natural world.
     """
@@ -56,13 +60,20 @@ class Sweep:
     delta_attn: Array
     delta_mlp: Array
     coupling: Array
-    responses: NDArray[np.float32]
+    coupling_half: Array
+    strength: Array
+    reached: NDArray[np.bool_]
     clean_responder: Array
 
     @property
     def prompts(self) -> int:
         """Return the number of prompts."""
         return self.te.shape[0]
+
+    @property
+    def widest(self) -> int:
+        """Return how many responders answer the node that the most of them answer."""
+        return int(self.reached.sum(axis=1).max(initial=0))
 
     @property
     def donors(self) -> int:
@@ -151,28 +162,69 @@ def as_sweep(data: "xr.Dataset | Sweep") -> Sweep:
         raise DataError("the result holds no prompt or no node")
     nodes = tuple(Node.parse(str(name)) for name in data["node"].values)
     responders = tuple(Node.parse(str(name)) for name in data["responder"].values)
-    attention = np.array([node.kind in ("attn", "head", "bias") for node in responders], dtype=bool)
-    mlp = np.array([node.kind == "mlp" for node in responders], dtype=bool)
-    order = ("prompt", "node", "donor", "responder")
-    split: list[tuple[Array, Array, Array]] = []
-    responses = np.empty((data.sizes["prompt"], len(nodes), len(responders)), dtype=np.float32)
-    for place in range(len(nodes)):  # one node at a time: the whole array may be larger than memory
-        delta = donor_mean(data["delta_de"].isel(node=place).transpose("prompt", "donor", "responder").values, axis=1)
-        split.append((delta[:, attention].sum(axis=1), delta[:, mlp].sum(axis=1), delta.mean(axis=0)))
-        responses[:, place] = delta
-    parts = {name: donor_mean(data[name].transpose(*order[:3]).values, axis=2) for name in ("te", "de", "ce", "norm")}
+    made = _reduced(data.transpose(*_ORDER), responders)
     return Sweep(
         data=data,
         nodes=nodes,
         responders=responders,
         clean=_plain(data, "clean_direct", "node"),
         clean_responder=_plain(data, "clean_responder", "responder"),
-        delta_attn=np.stack([one[0] for one in split], axis=1),
-        delta_mlp=np.stack([one[1] for one in split], axis=1),
-        coupling=np.stack([one[2] for one in split], axis=0),
-        responses=responses,
-        **parts,
+        **made,
     )
+
+
+def _reduced(data: "xr.Dataset", responders: Sequence[Node]) -> dict[str, Any]:
+    """Average over donors some prompts at a time, and keep of ΔDE what is told of all prompts together."""
+    own = {
+        "delta_attn": [node.kind in ("attn", "head", "bias") for node in responders],
+        "delta_mlp": [node.kind == "mlp" for node in responders],
+    }
+    rows: dict[str, list[Array]] = {name: [] for name in (*_EFFECTS, *own)}
+    count, shape = 0, (data.sizes["node"], len(responders))
+    mean, centre, squares, strength = (np.zeros(shape) for _ in range(4))
+    reached = np.zeros(shape, dtype=bool)
+    for block in blocks(data):
+        for name in _EFFECTS:
+            rows[name].append(donor_mean(data[name][block].values, axis=2))
+        delta = donor_mean(data["delta_de"][block].values, axis=2)
+        for name, which in own.items():
+            rows[name].append(delta[..., np.array(which, dtype=bool)].sum(axis=-1))
+        mean += delta.sum(axis=0)
+        delta = delta.astype(np.float32)
+        strength += np.abs(delta).sum(axis=0, dtype=np.float64)
+        reached |= delta.any(axis=0)
+        # Mean and sum of squares about it, joined as Chan, Golub and LeVeque do (1983).
+        here = delta.mean(axis=0, dtype=np.float64)
+        squares += ((delta - here) ** 2).sum(axis=0)
+        squares += (here - centre) ** 2 * (count * len(delta) / (count + len(delta)))
+        count += len(delta)
+        centre += (here - centre) * (len(delta) / count)
+    return {name: np.concatenate(parts) for name, parts in rows.items()} | {
+        "coupling": mean / count,
+        "coupling_half": _half(squares, count),
+        "strength": strength / count,
+        "reached": reached,
+    }
+
+
+def responses(sweep: Sweep, chosen: NDArray[np.int64], prompts: int) -> NDArray[np.float32]:
+    """Return the donor mean of ΔDE [prompt, node, place] of each node's chosen responders [node, place].
+
+    Parameters
+    ----------
+    sweep
+        The sweep; its data are read some prompts at a time.
+    chosen
+        Places of responders on their axis.
+    prompts
+        How many prompts, from the first.
+    """
+    data = sweep.data.transpose(*_ORDER).isel(prompt=slice(prompts))
+    found = np.zeros((data.sizes["prompt"], *chosen.shape), dtype=np.float32)
+    for block in blocks(data):
+        delta = donor_mean(data["delta_de"][block].values, axis=2)
+        found[block] = np.take_along_axis(delta, chosen[None], axis=2)
+    return found
 
 
 def _plain(data: "xr.Dataset", name: str, axis: Hashable) -> Array:
@@ -190,9 +242,12 @@ def interval(values: Array) -> tuple[Array, Array]:
     """Return mean and half width of the 95 % t interval over prompts (the first axis); 0 for a single prompt."""
     count = values.shape[0]
     mean = values.mean(axis=0)
-    if count < 2:
-        return mean, np.zeros_like(mean)
-    return mean, _quantile(count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
+    return mean, _half(((values - mean) ** 2).sum(axis=0), count)
+
+
+def _half(squares: Array, count: int) -> Array:
+    """Return the half width of the interval of a mean from the sum of squares about it."""
+    return np.zeros_like(squares) if count < 2 else _quantile(count - 1) * np.sqrt(squares / (count - 1) / count)
 
 
 def by_name(summary: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:

@@ -224,7 +224,7 @@ def path_specific(*s: Assignment, edges: Iterable[Edge | str], graph: CausalGrap
     reached = _reached(starts, live)
     for node in graph.ordered(reached):
         for child in graph.ordered(graph.children(node)):
-            if Edge(node, child) not in live and child.kind != "bias":
+            if Edge(node, child) not in live:
                 writes.append(Assignment(Path((Component.of(node), Component.of(child))), NATURAL))
     return _mean(outcome, Do(tuple(writes))) - _mean(outcome, None)
 

@@ -271,7 +271,7 @@ def load(path: str | os.PathLike[str]) -> "xr.Dataset":
     path = Path(path)
     if not path.is_dir():
         raise InputError(explain("there is no such folder of results", where=str(path)))
-    _refuse_foreign_codecs(path)
+    refuse_foreign_codecs(path)
     try:
         with xr.open_zarr(path, consolidated=True) as opened:
             ds = opened.load()
@@ -361,7 +361,7 @@ def _chunks(array: "xr.DataArray") -> tuple[int, ...]:
     return (max(1, min(array.shape[0], 2**24 // row)), *[max(1, size) for size in array.shape[1:]])
 
 
-def _refuse_foreign_codecs(path: Path) -> None:
+def refuse_foreign_codecs(path: Path) -> None:
     """Refuse arrays whose codecs could do more than decompress (zarr 2 has a pickle codec)."""
     legal = {"vlen-utf8", "blosc", "zstd", "lz4", "zlib", "gzip"}
     for file in (path / ".zmetadata", *path.rglob(".zarray")):

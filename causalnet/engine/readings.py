@@ -11,6 +11,12 @@ from causalnet.model.readout import Directions, Readout
 
 __all__ = ["Lookup", "Tokens", "World0", "read"]
 
+_PIECE = {"cpu": 1 << 24, "cuda": 1 << 26}
+"""Bytes of logits that are made at a time, by device: fixed, so that no result depends on what memory there is.
+
+A reading makes up to five more tensors of that size on its way.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
@@ -128,10 +134,34 @@ def read(
     if outcome.name in (*linear, *VECTORS):
         # Folded: only the tokens that are read are unembedded.
         return natural.directions(readout, outcome).logit(memo["normed"])
-    if "logits" not in memo:
-        logits = readout.cap(readout.head(memo["normed"]) * readout.scale)
-        memo["logits"] = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return _CURVED[outcome.name](memo["logits"], outcome, natural, readout)
+    return _read_all(readout, outcome, natural, memo)
+
+
+def _read_all(readout: Readout, outcome: Outcome, natural: World0, memo: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Read an outcome that needs every logit, some rows at a time; what one piece holds is kept for other outcomes."""
+    normed, curved = memo["normed"], _CURVED[outcome.name]
+    (prompts, draws), wide = normed.shape[:2], torch.promote_types(normed.dtype, torch.float32)
+    step = max(1, _PIECE.get(normed.device.type, _PIECE["cpu"]) // (readout.weight.shape[0] * wide.itemsize))
+    if prompts * draws <= step:
+        if "logits" not in memo:
+            memo["logits"] = _logits(readout, normed)
+        return curved(memo["logits"], outcome, natural, readout)
+    parts = []
+    for some in _slices(prompts, max(1, step // draws)):
+        own = natural.part(some)
+        row = [curved(_logits(readout, normed[some, part]), outcome, own, readout) for part in _slices(draws, step)]
+        parts.append(torch.cat(row, 1))
+    return torch.cat(parts)
+
+
+def _slices(count: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+
+
+def _logits(readout: Readout, normed: torch.Tensor) -> torch.Tensor:
+    """Return the model's logits [prompt, draw, vocab] of the final norm's output, in float32 at least."""
+    logits = readout.cap(readout.head(normed) * readout.scale)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _picked(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -173,8 +203,7 @@ def _entropy(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: R
 
 
 def _kl(logits: torch.Tensor, outcome: Outcome, natural: World0, readout: Readout) -> torch.Tensor:
-    own = readout.cap(readout.precap_logits(natural.stream))
-    log_p = own.to(logits.dtype).log_softmax(-1).unsqueeze(1)
+    log_p = readout.cap(readout.precap_logits(natural.stream)).to(logits.dtype).log_softmax(-1).unsqueeze(1)
     return (log_p.exp() * (log_p - logits.log_softmax(-1))).sum(-1)
 
 

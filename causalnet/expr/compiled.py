@@ -7,7 +7,7 @@ from typing import TypeVar
 from causalnet.errors import ExpressionError, UnknownNameError, UnknownNodeError, explain
 from causalnet.expr.assign import Do
 from causalnet.expr.conditions import Compare, Condition, features_of
-from causalnet.expr.conflicts import meet
+from causalnet.expr.conflicts import Told, meet
 from causalnet.expr.estimands import Estimand
 from causalnet.expr.expand import Expansion, expand
 from causalnet.expr.outcomes import Outcome
@@ -226,21 +226,22 @@ def _expand_query(query: Query, dense: CausalGraph, names: Names) -> tuple[list[
     for term in query.terms:
         body = term.body
         if isinstance(body, Expectation):
-            terms.append(_read(body, term.coefficient, base, macro=False))
+            terms.append(_read(body, term.coefficient, base))
             continue
         _check_estimand(body, base)
-        terms += [_read(one.body, term.coefficient * one.coefficient, base, macro=True) for one in body.expand().terms]
+        told = body.do.assignments
+        terms += [_read(one.body, term.coefficient * one.coefficient, base, told) for one in body.expand().terms]
     return terms, base.graph
 
 
-def _read(body: Expectation | Estimand, weight: float, base: Scene, *, macro: bool) -> _Term:
+def _read(body: Expectation | Estimand, weight: float, base: Scene, told: Told = None) -> _Term:
     assert isinstance(body, Expectation)
     summed, readers = _readers(body.outcome, base)
     here = replace(base, outcome=readers)
     if body.condition is not None:
         _check_features(body.condition, base.names)
-    made = Expansion(NATURAL_WORLD) if body.do is None else expand(body.do, here, macro=macro)
-    if body.do is not None and not macro:
+    made = Expansion(NATURAL_WORLD) if body.do is None else expand(body.do, here, told=told)
+    if body.do is not None and told is None:
         _check_downstream(body, made, here)
     return Reading(body.outcome, 0, body.condition, summed), made.world, weight, made.overridden
 

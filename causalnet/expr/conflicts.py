@@ -4,7 +4,7 @@ An explicit reference beats a slice, a slice beats desc/anc/between; then a head
 named position beats every position.  A tie is an error, unless both say the same hard value.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from causalnet.errors import explain
@@ -15,7 +15,13 @@ from causalnet.expr.values import Given, SiteValue
 from causalnet.expr.world import Site
 from causalnet.graph import Node
 
-__all__ = ["Write", "meet", "resolve"]
+__all__ = ["Told", "Write", "meet", "resolve"]
+
+Told = Collection[Assignment] | None
+"""The assignments that a named estimand was given, which has added its own; None: all were written."""
+
+_Note = tuple[str, Assignment, Assignment]
+"""What is said of two assignments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,16 @@ class Write:
         return f"'{self.source}'"
 
 
-def resolve(writes: Iterable[Write], *, macro: bool = False) -> tuple[list[Write], list[str]]:
+def resolve(writes: Iterable[Write], *, told: Told = None) -> tuple[list[Write], list[str]]:
     """Apply precedence; return the writes that hold, and what was overridden, in words.
 
-    A named estimand (``macro``) may hold a node that an edge of its intervention leads into.
+    Parameters
+    ----------
+    writes
+        All of them.
+    told
+        Where a named estimand wrote them: the assignments of its intervention.  Nothing is said of those that it
+        has added, and it may hold a node that an edge of its intervention leads into.
 
     Raises
     ------
@@ -47,13 +59,15 @@ def resolve(writes: Iterable[Write], *, macro: bool = False) -> tuple[list[Write
     for write in writes:
         groups.setdefault((write.site.node, write.site.receiver), []).append(write)
     kept: list[Write] = []
-    notes: list[str] = []
+    notes: list[_Note] = []
     for group in groups.values():
         kept += _settle(group, notes) if len(group) > 1 else group
-    return _without_dead(kept, notes, macro), list(dict.fromkeys(notes))
+    kept = _without_dead(kept, notes, may_be_dead=told is not None)
+    said = [text for text, *sources in notes if told is None or all(one in told for one in sources)]
+    return kept, list(dict.fromkeys(said))
 
 
-def _settle(group: list[Write], notes: list[str]) -> list[Write]:
+def _settle(group: list[Write], notes: list[_Note]) -> list[Write]:
     """Settle the writes of one node or of one edge."""
     lost: set[int] = set()
     for i, one in enumerate(group):
@@ -64,7 +78,7 @@ def _settle(group: list[Write], notes: list[str]) -> list[Write]:
     return [write for i, write in enumerate(group) if i not in lost]
 
 
-def _loser(one: Write, other: Write, notes: list[str]) -> Write | None:
+def _loser(one: Write, other: Write, notes: list[_Note]) -> Write | None:
     """Return which of two writes of one node or edge falls away, if any."""
     met = meet(one.site.position, other.site.position)
     if met is False:
@@ -79,9 +93,9 @@ def _loser(one: Write, other: Write, notes: list[str]) -> Write | None:
     if None in (one.site.position, other.site.position) and one.site.position != other.site.position:
         if tied or weak.site.position is None:
             named, every = (one, other) if other.site.position is None else (other, one)
-            notes.append(f"{named.site}: {named.said} overrides {every.said} there")
+            notes.append((f"{named.site}: {named.said} overrides {every.said} there", named.source, every.source))
             return None  # both hold: the named position wins where it is
-        notes.append(f"{weak.site}: {strong.said} overrides {weak.said}")
+        notes.append((f"{weak.site}: {strong.said} overrides {weak.said}", strong.source, weak.source))
         return weak
     if met is None:
         return None  # whether they meet depends on the prompt; the run refuses it if they do
@@ -94,11 +108,11 @@ def _loser(one: Write, other: Write, notes: list[str]) -> Write | None:
     if not _within(weak.site.position, strong.site.position):
         what = f"{one.site} and {other.site} overlap"
         raise Fault(explain(what, mend="write positions that do not overlap"), other.source)
-    notes.append(f"{weak.site}: {strong.said} overrides {weak.said}")
+    notes.append((f"{weak.site}: {strong.said} overrides {weak.said}", strong.source, weak.source))
     return weak
 
 
-def _without_dead(writes: list[Write], notes: list[str], macro: bool) -> list[Write]:
+def _without_dead(writes: list[Write], notes: list[_Note], *, may_be_dead: bool) -> list[Write]:
     """Leave out writes on edges into nodes that are set hard, which nobody reads."""
     hard: dict[Node, list[Write]] = {}
     for write in writes:
@@ -123,10 +137,10 @@ def _without_dead(writes: list[Write], notes: list[str], macro: bool) -> list[Wr
     for write, over in dead:
         if write.how.named < 0:
             continue
-        if id(write.source) not in alive and not macro:
+        if id(write.source) not in alive and not may_be_dead:
             what = f"{over.said} cuts what {write.said} writes, so the latter does nothing"
             raise Fault(explain(what, mend="keep one of the two"), write.source)
-        notes.append(f"{write.site}: {over.said} cuts what {write.said} writes")
+        notes.append((f"{write.site}: {over.said} cuts what {write.said} writes", over.source, write.source))
     return kept
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from causalnet.errors import ExpressionError, explain
 from causalnet.expr.assign import Assignment, Do, Path, check_settable
-from causalnet.expr.conflicts import Write, resolve
+from causalnet.expr.conflicts import Told, Write, resolve
 from causalnet.expr.paths import Route, check_consistent, edges_of, receivers, route
 from causalnet.expr.places import Fault, How, Place, Scene, check_value, places
 from causalnet.expr.refs import Ref
-from causalnet.expr.values import NATURAL, ZERO, Add, Given, InWorld, Noise, SiteValue, Under, Value
+from causalnet.expr.values import NATURAL, ZERO, Add, Given, InWorld, Noise, SiteValue, Under
 from causalnet.expr.world import Site, World
 from causalnet.graph import Node
 
@@ -29,7 +29,7 @@ class Expansion:
     touched: tuple[Place, ...] = ()
 
 
-def expand(do: Do, scene: Scene, *, macro: bool = False) -> Expansion:
+def expand(do: Do, scene: Scene, *, told: Told = None) -> Expansion:
     """Expand an intervention to the world that it makes.
 
     Parameters
@@ -38,9 +38,9 @@ def expand(do: Do, scene: Scene, *, macro: bool = False) -> Expansion:
         The intervention.
     scene
         The graph it is made on.
-    macro
-        Whether a named estimand wrote it; then a part that names nothing (``desc(norm) = natural``) is
-        left out instead of refused.
+    told
+        Where a named estimand wrote it: the assignments of its intervention.  What it has added to them may
+        name nothing (``desc(norm) = natural``) and gives way without a word.
 
     Raises
     ------
@@ -53,13 +53,13 @@ def expand(do: Do, scene: Scene, *, macro: bool = False) -> Expansion:
     for one in do.assignments:
         if one.along_paths:
             continue
-        found = _edge(one, scene, notes, macro) if isinstance(one.target, Path) else _node(one, scene, notes, macro)
-        if not found and not macro:
+        found = _edge(one, scene, notes, told) if isinstance(one.target, Path) else _node(one, scene, notes, told)
+        if not found and told is None:
             what = f"{one.target} names no node of the graph, so {one} writes nothing"
             raise Fault(explain(what, mend="leave it out, or name nodes"), one.target)
         writes += found
-    along = _along(routed, scene, notes, macro, alone=len(routed) == len(do.assignments)) if routed else []
-    kept, overridden = resolve([*writes, *along], macro=macro)
+    along = _along(routed, scene, notes, told, alone=len(routed) == len(do.assignments)) if routed else []
+    kept, overridden = resolve([*writes, *along], told=told)
     free = [write.site for write in kept if not write.source.along_paths]
     touched = [(site.receiver or site.node, site.position) for site in free]
     for one in routed:
@@ -74,17 +74,19 @@ def _target(one: Assignment) -> Ref:
     return one.target
 
 
-def _site_value(value: Value, scene: Scene, notes: list[str], macro: bool) -> SiteValue:
+def _site_value(one: Assignment, scene: Scene, notes: list[str], told: Told) -> SiteValue:
+    value = one.value
     check_value(value, scene.names)
     if not isinstance(value, Under):
         return value
-    inner = expand(value.do, scene, macro=macro)
+    # What stands inside an assignment that was written was written too.
+    inner = expand(value.do, scene, told=None if told is not None and one in told else told)
     notes += [f"under {value.do}: {note}" for note in inner.overridden]
     return InWorld(inner.world) if inner.world else NATURAL
 
 
-def _node(one: Assignment, scene: Scene, notes: list[str], macro: bool) -> list[Write]:
-    value = _site_value(one.value, scene, notes, macro)
+def _node(one: Assignment, scene: Scene, notes: list[str], told: Told) -> list[Write]:
+    value = _site_value(one, scene, notes, told)
     found = places(_target(one), scene)
     for node, _ in found:
         _check_settable(node, one)
@@ -123,9 +125,9 @@ def _share(found: dict[Place, How], value: SiteValue, one: Assignment) -> Iterab
             yield (node, at), how, ZERO
 
 
-def _edge(one: Assignment, scene: Scene, notes: list[str], macro: bool) -> list[Write]:
+def _edge(one: Assignment, scene: Scene, notes: list[str], told: Told) -> list[Write]:
     assert isinstance(one.target, Path)
-    value = _site_value(one.value, scene, notes, macro)
+    value = _site_value(one, scene, notes, told)
     first, second = one.target.steps
     sent = places(first, scene)
     by_node = {node: how for (node, _), how in sent.items()}
@@ -149,7 +151,7 @@ def _check_stream(arrows: Iterable[tuple[Node, Node]], one: Assignment, scene: S
             raise Fault(explain(what, mend="ask in two queries"), one)
 
 
-def _along(routed: list[Assignment], scene: Scene, notes: list[str], macro: bool, *, alone: bool) -> list[Write]:
+def _along(routed: list[Assignment], scene: Scene, notes: list[str], told: Told, *, alone: bool) -> list[Write]:
     """Expand every path-specific assignment of one ``do``.
 
     X is set to v along the edges P: an edge of P out of X carries v, an edge of P further on what its
@@ -159,7 +161,7 @@ def _along(routed: list[Assignment], scene: Scene, notes: list[str], macro: bool
     routes: list[Route] = []
     starts: set[Node] = set()
     for one in routed:
-        value = _site_value(one.value, scene, notes, macro)
+        value = _site_value(one, scene, notes, told)
         found = places(_target(one), scene)
         own = [route(path, scene) for path in one.along_paths]
         _check_ends(one, {node for node, _ in found}, own)
@@ -178,7 +180,7 @@ def _along(routed: list[Assignment], scene: Scene, notes: list[str], macro: bool
             continue  # nothing else in this world can move it, so its other edges carry its natural value anyway
         how = How(-1)
         for child in scene.dense.ordered(scene.dense.children(node)):
-            if (node, child) not in along and child in read and child.kind != "bias":
+            if (node, child) not in along and child in read:
                 writes.append(Write(Site(node, None, child), NATURAL, how, routed[0]))
     return writes
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from causalnet.effects import opening
 from causalnet.effects.fields import VARIABLES
-from causalnet.errors import DataError, InputError, explain
+from causalnet.effects.opening import fits, open_store
+from causalnet.errors import explain
 from causalnet.studies.chunks import Chunk, ChunkPlan
 from causalnet.studies.folder import write_whole
 from causalnet.studies.places import is_remote, patiently, zarr_place
@@ -272,48 +274,6 @@ def read_labels(path: Path) -> tuple[list[int], np.ndarray | None]:
         return ds["target_id"].values.tolist(), donors if drawn else None
 
 
-def open_store(path: Path, memory: int) -> "xr.Dataset":
-    """Return the data of a finished sweep: read and validated where it fits, else left on disk and read in parts.
-
-    Parameters
-    ----------
-    path
-        The zarr folder.
-    memory
-        Bytes that it may take.
-
-    Raises
-    ------
-    InputError, DataError
-        If there is none, or it does not follow the schema.
-    """
-    from causalnet.effects.schema import load
-
-    if not path.is_dir():
-        raise InputError(explain("there is no such folder of results", where=str(path)))
-    if fits(path, memory):
-        return load(path)
-    return opened(path)
-
-
-def fits(path: Path, memory: int) -> bool:
-    """Return whether a store may be read into memory (the check of the schema needs a few times its size)."""
-    with opened(path) as ds:
-        return 6 * ds.nbytes <= memory
-
-
 def opened(path: Path) -> "xr.Dataset":
-    """Return the data of a sweep as it lies in its store, nothing read yet.
-
-    Raises
-    ------
-    DataError
-        If there is no store, or it cannot be read.
-    """
-    import xarray as xr
-
-    how: dict[str, Any] = {"engine": "zarr", "backend_kwargs": {"consolidated": True}, "chunks": None, "cache": False}
-    try:
-        return xr.open_dataset(zarr_place(path), **how)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as problem:
-        raise DataError(f"{path}: not a readable zarr folder: {problem}") from problem
+    """Return the data of a sweep as it lies in its store, wherever that is; see :mod:`causalnet.effects.opening`."""
+    return opening.opened(path, zarr_place(path))

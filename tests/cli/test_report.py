@@ -52,6 +52,17 @@ def test_the_report_is_written_from_the_folder_alone(run, call, tmp_path):
     assert summary["findings"][0].split(";")[0].split(",")[0] in (tmp_path / "moved" / "report.html").read_text()
 
 
+def test_a_run_that_does_not_fit_into_memory_gives_the_same_page(run, call, tmp_path):
+    pages = []
+    for memory in ("2GiB", "1MiB"):
+        assert call(run.path, "--out", tmp_path / "page.html", "--memory", memory)[0] == 0
+        pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
+    code, out, err = call(run.path, "--memory", "much")
+    assert (code, out) == (2, "")
+    assert "memory 'much' is no size" in err[0]
+
+
 def test_file_title_and_first_prompt_are_chosen(run, call, tmp_path):
     code, out, _ = call(run.path, "--out", tmp_path / "new" / "page.html", "--title", "<b>Mine</b>", "--prompt", "3")
     assert (code, out) == (0, f"{tmp_path / 'new' / 'page.html'}\n")

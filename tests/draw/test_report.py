@@ -12,8 +12,9 @@ import pytest
 
 from causalnet.draw import Arm, page, read_run, report
 from causalnet.draw.payload import encode, prompt_budget
-from causalnet.draw.sweep import as_sweep
-from causalnet.effects import schema
+from causalnet.draw.sweep import as_sweep, interval, responses
+from causalnet.effects import parts, schema
+from causalnet.effects.opening import opened
 from causalnet.errors import DataError, InputError
 from causalnet.graph import Block, CausalGraph
 
@@ -132,6 +133,50 @@ def test_means_are_exact_and_prompts_close(tmp_path, make_sweep, make_summary):
         assert np.abs(values[:, node, kept] - wanted).max(initial=0) <= largest[node] / 65000 + 1e-7
         size = abs(mean["delta_de"].values[:, node]).mean(0)
         assert sorted(size[top[node][kept]], reverse=True) == pytest.approx(list(size[top[node][kept]]))
+
+
+def test_numbers_are_those_of_all_prompts_however_they_are_cut(monkeypatch, make_sweep):
+    data = make_sweep(prompts=23, seed=3)
+    delta = data["delta_de"].values.astype(float).mean(2)
+    whole = as_sweep(data)
+    monkeypatch.setattr(parts, "_BLOCK", 5 * data["delta_de"].nbytes // 23)
+    assert len(list(parts.blocks(data))) == 5
+    cut = as_sweep(data.transpose("responder", "donor", "node", "prompt"))
+    near = {"rtol": 1e-6, "atol": 1e-9}
+    for sweep in (whole, cut):
+        np.testing.assert_allclose(sweep.coupling, delta.mean(0), **near)
+        np.testing.assert_allclose(sweep.coupling_half, interval(delta)[1], **near)
+        np.testing.assert_allclose(sweep.strength, np.abs(delta).mean(0), **near)
+        assert (sweep.reached == (delta != 0).any(0)).all()
+        np.testing.assert_allclose(sweep.delta_mlp, delta[..., 1::2].sum(-1), **near)
+        np.testing.assert_allclose(sweep.te, data["te"].values.astype(float).mean(-1), **near)
+        chosen = np.argsort(-sweep.strength, axis=1)[:, :4]
+        wanted = np.take_along_axis(delta, chosen[None], 2)[:17]
+        np.testing.assert_allclose(responses(sweep, chosen, 17), wanted, **near)
+    for name in ("delta_attn", "delta_mlp", "te", "de", "ce", "norm", "clean", "reached"):
+        assert (getattr(whole, name) == getattr(cut, name)).all(), name
+    alone = as_sweep(data.isel(prompt=[4]))
+    assert not alone.coupling_half.any() and alone.prompts == 1
+
+
+def test_a_store_that_is_left_on_disk_gives_the_same_page(tmp_path, monkeypatch, make_sweep, make_summary):
+    monkeypatch.setattr(parts, "_BLOCK", 1 << 14)
+    for name in ("plain", "dropped"):
+        one = arm(make_sweep, make_summary, prompts=8, seed=len(name))
+        variant = tmp_path / name / "variants" / "ablation" / "zero"
+        for folder, data in ((tmp_path / name, one.data), (variant, make_sweep(prompts=8, donors=1))):
+            schema.save(data, folder / "effects.zarr")
+            (folder / "summary.json").write_text(json.dumps(make_summary(data)))
+    # Four stores: together they fit, or none does.
+    size = 4 * 6 * opened(tmp_path / "plain" / "effects.zarr").nbytes
+    pages, held = [], []
+    for memory in (size, 1):
+        run = read_run(tmp_path, memory=memory)
+        every = [run.arms[0], run.arms[1], *(one[0] for one in run.variants.values())]
+        held.append([one.data["delta_de"].variable._in_memory for one in every])
+        pages.append(report(tmp_path, tmp_path / "report.html", memory=memory).read_text(encoding="utf-8"))
+    assert held == [[True] * 4, [False] * 4]
+    assert pages[0] == pages[1]
 
 
 def test_a_page_has_room_for_the_largest_responders_only(make_sweep):

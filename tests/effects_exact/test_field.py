@@ -119,16 +119,12 @@ def test_a_single_node_agrees_with_the_macros(net, which):
     assert equal(unit_effects(NETS[net], {"DE": DE(s)})["DE"], own["NDE"])
 
 
-def all_edges(graph):
-    return [edge for edge in graph.edges() if edge.target.kind != "bias"]
-
-
 @pytest.mark.parametrize("net", ["sequential", "parallel", "deep"])
 @pytest.mark.parametrize("which", ["last", "every position", "mlp", "soft", "joint", "positions of a set"])
 def test_paths(net, which):
     s, _ = SETS[which]
     scm, queries = NETS[net], {}
-    every = all_edges(scm.graph)
+    every = list(scm.graph.edges())
     into_logits = [edge for edge in every if edge.target.kind == "logits" and edge.source.kind != "norm"]
     for name, y in OUTCOMES.items():
         # Of nodes that X does not reach the edges carry nothing, so these are the edges X -> Y.
@@ -168,7 +164,7 @@ def test_edges_agree_with_paths_of_the_language(net):
 def test_a_growing_chain_of_edges_ends_at_the_total_effect():
     scm = NETS["sequential"]
     s = attn[0] @ last << resample
-    every = sorted(all_edges(scm.graph), key=lambda edge: (edge.target.sort_key, edge.source.sort_key), reverse=True)
+    every = sorted(scm.graph.edges(), key=lambda edge: (edge.target.sort_key, edge.source.sort_key), reverse=True)
     every = [edge for edge in every if edge.source != Node("embed") and edge.target != Node("attn", 0)]
     chain = [every[: count + 1] for count in range(len(every))]
     able = [edges for edges in chain if any(edge.source == Node("attn", 0) for edge in edges)]

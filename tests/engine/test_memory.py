@@ -15,14 +15,16 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import Gemma2Config
 
-from causalnet.engine import bank, batching
+from causalnet.engine import bank, batching, readings
 from causalnet.engine.bank import Wanted, fill_bank
 from causalnet.engine.batching import Naturals
 from causalnet.engine.budget import budget_of
 from causalnet.engine.inputs import Inputs
 from causalnet.engine.natural import kept_of, run_natural
 from causalnet.engine.plan import Reading, plan
+from causalnet.engine.readings import Tokens, World0, read
 from causalnet.engine.run import run
 from causalnet.engine.wave import Wave
 from causalnet.expr.outcomes import TARGET, Outcome
@@ -31,6 +33,7 @@ from causalnet.expr.refs import Component
 from causalnet.expr.values import MEAN, RESAMPLE, ZERO, Noise, Patch
 from causalnet.expr.world import Site, World
 from causalnet.graph import Node
+from causalnet.model.compile import compile_model
 
 LOGIT = Outcome("logit", (TARGET,))
 LENGTH = 12
@@ -92,8 +95,8 @@ def asked(mechanisms, value, where, prompts, pool=None):
         pairs={"other": Inputs(models.random_ids(models.VOCAB, (LENGTH,) * prompts, 2))},
         draws=DRAWS,
     )
-    readings = [Reading(World(((Site(node, where), value),)), LOGIT) for node in nodes_of(mechanisms)]
-    return plan(mechanisms.graph, (), readings, inputs.shape, draws=inputs.count), inputs
+    asked = [Reading(World(((Site(node, where), value),)), LOGIT) for node in nodes_of(mechanisms)]
+    return plan(mechanisms.graph, (), asked, inputs.shape, draws=inputs.count), inputs
 
 
 def donated(mechanisms, value, where, inputs):
@@ -255,6 +258,67 @@ def test_means_and_spreads_are_those_of_all_values(pooled):
         for place in range(max(map(len, every))):
             mean = torch.stack([value[place] for value in every if len(value) > place]).mean(0)
             assert torch.allclose(found.means[node, where][place], mean, rtol=0, atol=1e-12)
+
+
+# -- logits ----------------------------------------------------------------------------------------------------
+
+CURVED = [
+    *(Outcome(name, (TARGET,)) for name in ("logprob", "prob", "rank", "top1")),
+    Outcome("entropy"),
+    Outcome("kl"),
+]
+ROWS = 4  # of a piece
+
+
+@pytest.fixture(scope="module", params=[None, 3.0], ids=["plain", "softcap"])
+def wordy(request):
+    """Return a model whose logits are much wider than anything else in it."""
+    sizes = {"vocab_size": 1 << 13, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    config = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 32, "head_dim": 8}
+    config = Gemma2Config(**sizes, **config, final_logit_softcapping=request.param)
+    return compile_model(models.randomise(models.build(config, dtype=torch.float32)), name="wordy")
+
+
+@pytest.mark.parametrize("outcome", CURVED, ids=str)
+@pytest.mark.parametrize("value", [ZERO, Noise(1.0)], ids=str)
+def test_logits_are_made_some_rows_at_a_time(outcome, value, wordy, monkeypatch):
+    piece = ROWS * (1 << 13) * 4
+    monkeypatch.setattr(readings, "_PIECE", {"cpu": piece})
+    draws = 1 if value == ZERO else 3 * ROWS
+    inputs = Inputs(models.random_ids(1 << 13, (LENGTH,) * 12, 0), draws=draws, targets=tuple(range(12)))
+    asked = [Reading(World(((Site(Node("mlp", 1), LAST), value),)), outcome)]
+    planned = plan(wordy.graph, (), asked, inputs.shape, draws=inputs.count)
+    with held(wordy) as counter:
+        found = run(wordy, planned, inputs, memory=MEMORY)
+    assert counter.peak <= MEMORY + 6 * piece
+    # The products of four rows and of all round alike or nearly so.
+    monkeypatch.setattr(readings, "_PIECE", {"cpu": 1 << 30})
+    whole = run(wordy, planned, inputs, memory=1 << 30)
+    assert np.isfinite(found[asked[0]]).all() and found[asked[0]].shape == (12, draws)
+    assert found[asked[0]] == pytest.approx(whole[asked[0]], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("outcome", CURVED, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 14])
+def test_pieces_of_prompts_and_draws_are_put_back_in_place(outcome, rows, monkeypatch):
+    readout = models.tiny("gemma2").readout
+    stream = torch.randn(5, 3, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    natural = World0(stream[:, 0] + 1, Tokens(readout.precap_logits(stream[:, 1]).argmax(-1)))
+    whole = read(readout, outcome, stream, natural)
+    assert whole.shape == (5, 3) and len(whole.unique()) > 1
+    monkeypatch.setattr(readings, "_PIECE", {"cpu": rows * models.VOCAB * 8})
+    memo = {}
+    assert torch.allclose(read(readout, outcome, stream, natural, memo=memo), whole, rtol=1e-12, atol=1e-13)
+    assert "logits" not in memo, "what does not fit into a piece is not kept"
+
+
+def test_the_natural_world_differs_from_itself_by_nothing_however_it_is_cut(monkeypatch):
+    readout = models.tiny("gpt2", dtype=torch.float32).readout
+    stream = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
+    natural = World0(stream, Tokens(torch.zeros(7, dtype=torch.long)))
+    for rows in (1, 3, 100):
+        monkeypatch.setattr(readings, "_PIECE", {"cpu": rows * models.VOCAB * 4})
+        assert not read(readout, Outcome("kl"), stream.unsqueeze(1), natural).any()
 
 
 # -- results ---------------------------------------------------------------------------------------------------

@@ -69,12 +69,7 @@ def worlds(draw, graph, nested=(), *, most=4, edges=True):
     """Draw a world on a graph; ``nested`` are the worlds it may take values from."""
     settable = [node for node in graph.nodes if node.kind != "logits"]
     settable += [Node("resid", layer) for layer in range(graph.layers + 1)]
-    arrows = [
-        (a, b)
-        for b in graph.nodes
-        for a in graph.parents(b)
-        if b.kind != "bias" and (a.contributes or b.kind == "logits")
-    ]
+    arrows = [(a, b) for b in graph.nodes for a in graph.parents(b) if a.contributes or b.kind == "logits"]
     arrows = [
         (a, b) for a, b in arrows if not (a.layer == b.layer and b.kind == "attn")
     ]  # heads are gathered, not read

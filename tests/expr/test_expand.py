@@ -453,6 +453,23 @@ def test_explain_says_what_was_overridden():
     assert "Overridden" not in parse("TE(mlp[1] = zero)").explain(SEQUENTIAL)
 
 
+@pytest.mark.parametrize("name", ["TE", "NDE", "NIE", "TDE", "TIE", "CE", "NORM"])
+def test_what_a_named_estimand_adds_gives_way_without_a_word(name):
+    joint = parse(f"{name}(attn[0]@last = zero, attn[2] = zero)")
+    assert compile_query(joint, SEQUENTIAL).overridden == ()
+    assert "Overridden" not in joint.explain(SEQUENTIAL)
+    edge = parse(f"{name}(attn[1]@last -> mlp[1] = zero, attn[1]@last = mean)")
+    assert not [one for one in compile_query(edge, SEQUENTIAL).overridden if "natural" in one]
+    # What was written stands in every world, or in the world that values are taken from.
+    twice = compile_query(parse(f"{name}(attn[0] = zero, attn[0]@last = mean)"), SEQUENTIAL).overridden
+    assert {one.removeprefix("under do(attn[0] = zero, attn[0]@last = mean): ") for one in twice} == {
+        "attn[0]@last: 'attn[0]@last = mean' overrides 'attn[0] = zero' there"
+    }
+    inner = "mlp[1]: 'mlp[1] = mean' overrides 'mlp[1:] = zero'"
+    nested = compile_query(parse(f"{name}(mlp[1] = under do(mlp[1:] = zero, mlp[1] = mean))"), SEQUENTIAL).overridden
+    assert nested and all(one.endswith(inner) for one in nested)
+
+
 def test_the_null_intervention_is_allowed():
     assert world_of("mlp[1] = natural", SEQUENTIAL) == World(((Site(Node("mlp", 1)), NATURAL),))
     assert world_of("mlp[1] = under do(mlp[1] = zero)", SEQUENTIAL).depth == 2

@@ -70,7 +70,7 @@ class Model:
     def __init__(self, graph, seed=0):
         draw = random.Random(seed)
         self.graph = graph
-        self.parents = {n: sorted(graph.parents(n), key=str) if n.kind != "bias" else [] for n in graph.nodes}
+        self.parents = {n: sorted(graph.parents(n), key=str) for n in graph.nodes}
         self.weight = {(p, n): draw.randrange(1, PRIME) for n in graph.nodes for p in self.parents[n]}
         self.prompt = {n: draw.randrange(PRIME) for n in graph.nodes}
         donor = {n: draw.randrange(PRIME) for n in graph.nodes}
@@ -130,7 +130,7 @@ def all_paths(graph, start, end):
     """Every path, listed; only for graphs as small as these."""
     if start == end:
         return [[end]]
-    onward = [child for child in graph.ordered(graph.children(start)) if child.kind != "bias"]
+    onward = graph.ordered(graph.children(start))
     return [[start, *rest] for child in onward for rest in all_paths(graph, child, end)]
 
 
@@ -223,7 +223,7 @@ def test_setting_every_edge_out_of_a_node_is_setting_it(graph):
     model = Model(graph)
     for node in settable(graph):
         by_node = compile_query(E[logit(target) | do(Component.of(node) << resample)], graph).worlds[1]
-        children = [child for child in graph.ordered(graph.children(node)) if child.kind != "bias"]
+        children = graph.ordered(graph.children(node))
         edges = [Component.of(node) >> Component.of(child) << resample for child in children]
         by_edges = compile_query(E[logit(target) | do(*edges)], graph).worlds[1]
         one, other = (model.forward(world, model.prompt) for world in (by_node, by_edges))
