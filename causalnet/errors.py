@@ -23,6 +23,7 @@ __all__ = [
     "UnknownNameError",
     "UnknownNodeError",
     "UnsupportedModelError",
+    "WorkerLostError",
     "explain",
     "nearest",
 ]
@@ -82,6 +83,10 @@ class OutOfMemory(CausalnetError, MemoryError):
 
 class UnfinishedError(CausalnetError, RuntimeError):
     """Some parts of a long run could not be done; the others are done and kept."""
+
+
+class WorkerLostError(CausalnetError, RuntimeError):
+    """A worker elsewhere that died: it was killed, or its machine had no memory left."""
 
 
 class RunExistsError(CausalnetError, FileExistsError):

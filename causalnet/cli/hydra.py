@@ -137,7 +137,7 @@ def hydra(
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help="Work on a Ray cluster: auto, host:port or ray://host:port; alone: on this machine's own.",
+            help="Work on a Ray cluster: auto or host:port; alone: on this machine's own.",
             show_default="work in this process",
         ),
     ] = None,
@@ -162,7 +162,7 @@ def hydra(
     from causalnet.studies.folder import default_folder, refuse_existing
     from causalnet.studies.hydra import Options
     from causalnet.studies.hydra import hydra as study
-    from causalnet.studies.places import place
+    from causalnet.studies.places import place, reach
 
     options = Options(
         ",".join(ablation or ["resample"]), donors, limit, seed, device, dtype, same_target_donors,
@@ -176,6 +176,7 @@ def hydra(
     if resume and (out is None or overwrite):
         raise InputError("--resume needs --out, the run to go on with, and goes without --overwrite")
     path = place(default_folder("hydra") if out is None else out)
+    reach(path)
     if not resume:
         refuse_existing(path, overwrite=overwrite)
     executor = _executor(ray, workers, gpus_per_worker)

@@ -1,8 +1,8 @@
 """Who does the work: this process, or workers elsewhere (:class:`causalnet.interop.ray.Ray`).
 
 Work is cut into items that do not depend on each other or on who does them.  A *worker* is any object that is made
-once where the work is done (it loads the model, say) and whose methods do one item each; an *executor* makes the
-workers and hands the items out.
+once where the work is done and whose methods do one item each; where it has a method ``warm``, that is called first
+(it loads the model, say).  An *executor* makes the workers and hands the items out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +41,16 @@ class Done:
 class Crew(Protocol):
     """Workers that are ready."""
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Let one worker do something, and return what its method returned or raise what it raised."""
+    def call(self, method: str, *arguments: Any, again: bool = True) -> Any:
+        """Let one worker do something, and return what its method returned or raise what it raised.
+
+        Parameters
+        ----------
+        method, *arguments
+            What it does.
+        again
+            Whether another worker may do it again, where the worker was lost over it.
+        """
         ...
 
     def map(self, method: str, items: Sequence[Any], *, step: Callable[[Any], Step] | None = None) -> Iterator[Done]:
@@ -89,7 +97,7 @@ class Here:
 class _Alone:
     worker: Any
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, again: bool = True) -> Any:
         return getattr(self.worker, method)(*arguments)
 
     def map(self, method: str, items: Sequence[Any], *, step: Callable[[Any], Step] | None = None) -> Iterator[Done]:

@@ -6,6 +6,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from causalnet.errors import InputError, explain
+
 __all__ = ["versions", "weights"]
 
 _PACKAGES = ("causalnet-transformers", "torch", "transformers", "numpy")
@@ -41,6 +43,11 @@ def weights(model: Any) -> str:
     model
         A ``transformers`` model.
 
+    Raises
+    ------
+    InputError
+        If a parameter is not in the memory of a device.
+
     Examples
     --------
     >>> from causalnet.testing.crafted import blank_gpt2
@@ -56,6 +63,9 @@ def weights(model: Any) -> str:
     config = {key: value for key, value in model.config.to_dict().items() if key not in _PASSING}
     total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in model.state_dict().items():
+        if parameter.is_meta:
+            mend = "give it more or larger GPUs, or a smaller dtype"
+            raise InputError(explain(f"{name} does not fit on the devices, so it was left out", mend=mend))
         total.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         flat = parameter.detach().reshape(-1)
         flat = flat[:: max(1, -(-flat.numel() // _WHOLE))].cpu().contiguous()

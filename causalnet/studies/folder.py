@@ -19,12 +19,14 @@ __all__ = [
     "is_finished",
     "is_unfinished",
     "refuse_existing",
+    "remove_unfinished",
     "write_json",
     "write_whole",
 ]
 
 MILESTONES = ("plan.json", "summary.json", "comparison.json")
 """Files that say how far a run has come, and so are written after the rest."""
+_COPYING = "copying"
 
 
 def default_folder(study: str) -> Path:
@@ -77,7 +79,7 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         held = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         raise InputError(explain(f"cannot be read: {error.strerror}", where=str(path))) from error
-    if not held:
+    if not held or _COPYING in held:
         return
     if not (is_finished(path) or is_unfinished(path)):
         what = f"this folder holds something that is not a run ({', '.join(held[:3])}{', …' * (len(held) > 3)})"
@@ -113,7 +115,7 @@ def fresh_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a new folder that becomes ``path`` when the block ends without an error.
 
     Whatever is raised inside (Ctrl-C included), the unfinished folder is removed and what stood at
-    ``path`` before is left as it was.
+    ``path`` before is left as it was; behind a URL, where nothing can be moved, until the new one is copied there.
 
     Parameters
     ----------
@@ -167,12 +169,24 @@ def _put_when_whole(path: Path) -> Iterator[Path]:
         yield Path(made)
         try:
             remove(path)
+            # Where the copying is killed, this says that there is nothing yet to lose.
+            (path / _COPYING).write_text("", encoding="utf-8")
             put(Path(made), path, last=MILESTONES)
-        except Exception as error:  # each protocol's client has errors of its own
+            (path / _COPYING).unlink()
+        except BaseException as error:
             with suppress(Exception):
                 remove(path)
+            if not isinstance(error, Exception):
+                raise
             what = f"cannot be written: {type(error).__name__}: {error}"
             raise InputError(explain(what, where=str(path), mend="name another place with --out")) from error
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a killed worker left of :func:`fresh_folder` beside a place."""
+    if not is_remote(path):
+        for one in path.resolve().parent.glob(f".{path.name}-*.unfinished"):
+            shutil.rmtree(one, ignore_errors=True)
 
 
 def _remove_empty(folders: list[Path]) -> None:

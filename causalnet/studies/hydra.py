@@ -4,7 +4,6 @@ McGrath et al. (2023), "The Hydra Effect: Emergent Self-repair in Language Model
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from causalnet.engine.crew import Crew, Done, Executor, Here, Step
@@ -12,9 +11,9 @@ from causalnet.errors import InputError, UnfinishedError, explain
 from causalnet.prompts import Prompts
 from causalnet.studies.chunks import Chunk
 from causalnet.studies.finish import Result, Run
-from causalnet.studies.folder import default_folder, is_finished, is_unfinished, refuse_existing
+from causalnet.studies.folder import default_folder, is_finished, is_unfinished, refuse_existing, remove_unfinished
 from causalnet.studies.options import ABLATIONS, Arm, Options
-from causalnet.studies.places import is_remote, place
+from causalnet.studies.places import place, reach, refresh
 from causalnet.studies.plan import RunPlan, check_same, read_plan
 from causalnet.studies.store import clean
 from causalnet.studies.sweeps import sweep_model
@@ -97,6 +96,7 @@ def hydra(
     options = Options() if options is None else options
     _check_arms(arms)
     path = place(default_folder("hydra") if out is None else out)
+    reach(path)
     say: Progress = (lambda what, done, total: None) if progress is None else progress
     going_on = resume and (is_unfinished(path) or is_finished(path))
     if going_on:
@@ -104,15 +104,22 @@ def hydra(
         clean(path)
     else:
         refuse_existing(path, overwrite=overwrite)
-    with (executor or Here()).crew(Worker, *_reachable(arms, path, executor is not None), options) as crew:
-        if going_on:
-            crew.call("check")
-        else:
-            crew.call("begin", prompts, overwrite)
-        if not is_finished(path):
-            _chunks(crew, path, read_plan(path), say)
-        say("figures and report", 0, 1)
-        run = crew.call("finish")
+    begun = going_on
+    try:
+        with (executor or Here()).crew(Worker, str(path), tuple(arms), options) as crew:
+            if going_on:
+                crew.call("check")
+            else:
+                crew.call("begin", prompts, overwrite, again=False)
+                begun = True
+                refresh(path)
+            if not (going_on and is_finished(path)):
+                _chunks(crew, path, read_plan(path), say)
+            say("figures and report", 0, 1)
+            run = crew.call("finish")
+    finally:
+        if not begun:
+            remove_unfinished(path)
     say("figures and report", 1, 1)
     return run
 
@@ -125,16 +132,6 @@ def _check_arms(arms: Sequence[Arm]) -> None:
         for name in names:
             if names.count(name) > 1 or name != Path(name).name or name in ("", ".", ".."):
                 raise InputError(f"arm {name!r}: of several arms each needs a name of its own that can name a folder")
-
-
-def _reachable(arms: Sequence[Arm], path: Path, elsewhere: bool) -> tuple[str, tuple[Arm, ...]]:
-    """Return where the run and the models lie, so that a worker that was started elsewhere finds them too."""
-
-    def absolute(text: str) -> str:
-        return str(Path(text).expanduser().resolve()) if elsewhere and Path(text).expanduser().exists() else text
-
-    where = str(path.resolve()) if elsewhere and not is_remote(path) else str(path)
-    return where, tuple(replace(arm, model=absolute(arm.model)) for arm in arms)
 
 
 def _chunks(crew: Crew, path: Path, plan: RunPlan, say: Progress) -> None:

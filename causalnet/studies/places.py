@@ -14,7 +14,19 @@ from typing import Any, TypeVar
 
 from causalnet.errors import InputError, explain
 
-__all__ = ["fetch", "is_remote", "mirrored", "near", "patiently", "place", "put", "remove", "zarr_place"]
+__all__ = [
+    "fetch",
+    "is_remote",
+    "mirrored",
+    "near",
+    "patiently",
+    "place",
+    "put",
+    "reach",
+    "refresh",
+    "remove",
+    "zarr_place",
+]
 
 _WAITS = (0.5, 1, 2, 4, 8, 16)
 """Seconds between attempts at a place that does not answer."""
@@ -44,6 +56,8 @@ def place(where: str | Path) -> Path:
     text = str(where)
     if isinstance(where, Path) or "://" not in text:
         return Path(where)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
     mend = "pip install 'causalnet-transformers[s3]' for s3://, or the fsspec package of another protocol"
     try:
         from upath import UPath
@@ -53,6 +67,31 @@ def place(where: str | Path) -> Path:
     except (ImportError, ValueError) as problem:
         raise InputError(explain(f"cannot be reached: {problem}", where=text, mend=mend)) from problem
     return found  # type: ignore[return-value]
+
+
+def reach(path: Any) -> None:
+    """Refuse a place behind a URL that does not answer, before any work is done.
+
+    Raises
+    ------
+    InputError
+        With what its client says.
+    """
+    if not is_remote(path):
+        return
+    path.fs.invalidate_cache()
+    try:
+        path.exists()
+    except Exception as problem:  # each protocol's client has errors of its own
+        what = f"cannot be reached: {type(problem).__name__}: {problem}"
+        mend = "fsspec's configuration says how (endpoint, keys)"
+        raise InputError(explain(what, where=str(path), mend=mend)) from problem
+
+
+def refresh(path: Any) -> None:
+    """Forget what was seen at a place behind a URL: others write there too."""
+    if is_remote(path):
+        path.fs.invalidate_cache()
 
 
 def is_remote(path: Path) -> bool:
@@ -77,14 +116,9 @@ def patiently(path: Path, attempt: Callable[[], _Made]) -> _Made:
         except (FileNotFoundError, PermissionError):
             raise  # an answer, which will stay the same
         except Exception:  # each protocol's client has errors of its own
-            _forget(path)
+            refresh(path)
             time.sleep(wait)
     return attempt()
-
-
-def _forget(path: Any) -> None:
-    """Drop what the client remembers of the place, so that the next attempt asks anew."""
-    path.fs.invalidate_cache()
 
 
 def fetch(path: Any, folder: Path) -> None:
@@ -124,7 +158,12 @@ def put(
     early = [name for name in files if Path(name).name not in last]
     if early:
         sources, targets = [str(folder / name) for name in early], [f"{_root(path)}/{name}" for name in early]
-        patiently(path, lambda: path.fs.put(sources, targets))
+        try:
+            patiently(path, lambda: path.fs.put(sources, targets))
+        except FileNotFoundError:  # a protocol that has folders, which must be there first
+            for parent in sorted({target.rpartition("/")[0] for target in targets}):
+                path.fs.makedirs(parent, exist_ok=True)
+            patiently(path, lambda: path.fs.put(sources, targets))
     for name in files[len(early) :]:
         patiently(path, lambda name=name: path.fs.put_file(str(folder / name), f"{_root(path)}/{name}"))
     path.fs.invalidate_cache()

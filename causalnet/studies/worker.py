@@ -20,7 +20,7 @@ from causalnet.studies.finish import Result, Run, finish
 from causalnet.studies.folder import MILESTONES, fresh_folder, is_finished
 from causalnet.studies.models import Loaded, Models
 from causalnet.studies.options import Arm, Options, bytes_of
-from causalnet.studies.places import is_remote, mirrored, near, place, remove
+from causalnet.studies.places import is_remote, mirrored, near, place, refresh, remove
 from causalnet.studies.plan import RunPlan, Sweep, read_plan, refuse
 from causalnet.studies.store import Markers, create, fits, opened, read_labels, write
 from causalnet.studies.subjects import Subject, subject
@@ -83,6 +83,10 @@ class Worker:
         self.jobs: dict[str, Job] = {}
         self.last: dict[str, Job] = {}
         self.plan: RunPlan | None = None
+
+    def warm(self) -> None:
+        """Load the first arm's model."""
+        self.models.take(self.arms[0].model, self.arms[0].name)
 
     # -- before the chunks ---------------------------------------------------------------------------
 
@@ -183,6 +187,7 @@ class Worker:
 
     def finish(self) -> Run:
         """Summarise, draw and write what is read; what says that the run is finished comes last."""
+        refresh(self.path)
         plan = self._plan()
         mains = {sweep.folder: self._job(sweep) for sweep in plan.sweeps if not sweep.family}
         seconds = self._seconds(plan)

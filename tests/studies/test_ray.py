@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from causalnet.demo import model_path, prompts_path
-from causalnet.errors import InputError, NonFiniteError, UnfinishedError
+from causalnet.errors import InputError, NonFiniteError, UnfinishedError, WorkerLostError
 from causalnet.prompts import Prompts
 from causalnet.studies import worker as working
 from causalnet.studies.folder import is_finished
@@ -169,14 +169,78 @@ def test_a_worker_that_dies_each_time_is_one_failed_item(cluster):
     with cluster(workers=1, retries=1).crew(Fragile) as crew:
         found = {done.item: done for done in crew.map("do", [0, 1, 2])}
     assert (found[0].result, found[2].result) == (0, 2)
-    assert "lost each time" in str(found[1].error)
+    assert isinstance(found[1].error, WorkerLostError) and "lost each time" in str(found[1].error)
+
+
+def test_a_broken_worker_does_not_eat_the_queue(cluster, tmp_path):
+    claimed = str(tmp_path / "claimed")
+
+    class Odd:
+        def __init__(self):
+            try:
+                os.close(os.open(claimed, os.O_CREAT | os.O_EXCL))
+                self.broken = True  # the first process; what replaces it is as broken as a device would be
+                with open(claimed + ".pids", "a") as file:
+                    file.write("x")
+            except FileExistsError:
+                self.broken = False
+
+        def do(self, number):
+            if self.broken:
+                raise RuntimeError("device-side assert")
+            time.sleep(0.05)
+            return number
+
+    with cluster(workers=2).crew(Odd) as crew:
+        found = list(crew.map("do", list(range(12))))
+    assert sorted(done.item for done in found) == list(range(12))
+    assert all(done.error is None and done.result == done.item for done in found)
+
+
+def test_what_a_worker_warns_of_is_heard(cluster):
+    from causalnet.effects.statistics import FewPromptsWarning
+
+    class Odd:
+        def do(self):
+            import warnings
+
+            warnings.warn("12 prompts", FewPromptsWarning, stacklevel=2)
+
+    with cluster(workers=1).crew(Odd) as crew, pytest.warns(FewPromptsWarning, match="12 prompts"):
+        crew.call("do")
 
 
 def test_more_workers_than_there_is_room_for_are_refused(cluster):
-    with pytest.raises(InputError, match=r"1 workers of 8 GPUs .* do not fit into a cluster of 0 GPUs"):
+    with pytest.raises(InputError, match=r"1 workers of 8 GPUs do not fit into a cluster of 3 processors and 0 GPUs"):
         cluster(workers=1, gpus_per_worker=8).crew(str).__enter__()
     with pytest.raises(InputError, match="workers is 0"):
         cluster(workers=0)
+
+
+def test_an_address_where_nothing_answers_is_refused_soon():
+    from causalnet.interop import ray
+
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9: no Ray cluster can be used: .*refused.*ray start --head"):
+        ray._connect(pytest.importorskip("ray"), "127.0.0.1:9")
+
+
+def test_items_go_to_others_than_those_that_failed_them():
+    from collections import deque
+
+    from causalnet.interop.ray import _Shift
+
+    shift = _Shift(deque(enumerate("ab")))
+    task = shift.next_for(0, [0, 1])
+    assert task == (0, "a") and shift.again(0, task, RuntimeError())
+    assert shift.next_for(0, [0, 1]) == (1, "b")
+    assert shift.next_for(0, [0, 1]) is None and shift.next_for(1, [0, 1]) == (0, "a")
+    assert not shift.again(1, task, RuntimeError())  # twice is enough
+    assert not shift.again(1, (1, "b"), NonFiniteError())  # the same for every worker
+    shift.waiting.extend((number, "c") for number in range(2, 6))
+    for number in (2, 3):
+        assert shift.again(0, (number, "c"), RuntimeError())
+    assert shift.next_for(0, [0, 1]) is None  # three strikes
+    assert shift.next_for(0, [0]) is not None  # but nobody else is there
 
 
 # What holds wherever a worker works, tried in this process.

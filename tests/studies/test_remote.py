@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from causalnet.cli.main import main
 from causalnet.demo import model_path, prompts_path
 from causalnet.errors import InputError, RunExistsError
 from causalnet.prompts import Prompts
-from causalnet.studies import places, store
+from causalnet.studies import folder, places, store
 from causalnet.studies.hydra import Arm, Options, hydra
 from causalnet.studies.places import fetch, is_remote, place
 
@@ -155,10 +156,46 @@ def test_workers_write_straight_to_the_store(bucket, plain, server, tmp_path, mo
 
     # How a cluster is told: by the environment of its workers.
     monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", server.url)
-    hydra(ARMS, prompts(), options=OPTIONS, out=f"{bucket}/run", executor=Ray(workers=2))
+    # A run that stands there is replaced, which this process, having looked, must see.
+    other = replace(OPTIONS, ablation="zero", strata=(), limit=30)
+    hydra(ARMS, prompts(), options=other, out=f"{bucket}/run")
+    hydra(ARMS, prompts(), options=OPTIONS, out=f"{bucket}/run", overwrite=True, executor=Ray(workers=2))
     assert not ray.is_initialized()
     fetch(place(f"{bucket}/run"), tmp_path / "got")
     assert data_of(tmp_path / "got") == data_of(plain)
+
+
+def test_a_copy_that_was_killed_on_its_way_is_begun_anew(bucket, monkeypatch):
+    real = folder.put
+
+    def killed(*arguments, **more):
+        real(*arguments, **{**more, "last": ("nothing",)})
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "put", killed)
+        patch.setattr(folder, "remove", lambda path: None)  # a process that is killed removes nothing
+        with pytest.raises(SystemExit):
+            hydra(ARMS, prompts(), options=OPTIONS, out=f"{bucket}/run")
+    assert (place(f"{bucket}/run") / "copying").exists()
+    run = hydra(ARMS, prompts(), options=replace(OPTIONS, ablation="zero", strata=()), out=f"{bucket}/run")
+    assert run.results[0].summary and not (run.path / "copying").exists()
+
+
+def test_a_place_that_does_not_answer_is_refused_before_any_work(monkeypatch):
+    import fsspec
+
+    settings = {"endpoint_url": "http://127.0.0.1:9", "key": "a", "secret": "b"}
+    settings["config_kwargs"] = {"retries": {"max_attempts": 1}, "connect_timeout": 1}
+    monkeypatch.setitem(fsspec.config.conf, "s3", settings)
+    with pytest.raises(InputError, match=r"s3://b/run: cannot be reached: \w+Error: .*fsspec's configuration"):
+        hydra(ARMS, prompts(), options=OPTIONS, out="s3://b/run")
+
+
+def test_file_urls_are_folders_and_memory_is_a_place(tmp_path):
+    assert place(f"file://{tmp_path}/run") == tmp_path / "run"
+    run = hydra(ARMS, prompts(), options=replace(OPTIONS, ablation="zero", strata=()), out="memory://one/run")
+    assert (place("memory://one/run") / "report.html").exists() and run.results[0].summary
 
 
 def test_a_url_that_nothing_speaks_is_refused():
@@ -167,5 +204,5 @@ def test_a_url_that_nothing_speaks_is_refused():
 
 
 def test_a_bucket_that_is_not_there_is_an_error_that_names_it(bucket):
-    with pytest.raises(InputError, match=r"s3://not-there-at-all/run: cannot be written"):
+    with pytest.raises(InputError, match=r"s3://not-there-at-all/run: cannot be (written|reached)"):
         hydra(ARMS, prompts(), options=OPTIONS, out="s3://not-there-at-all/run")

@@ -10,6 +10,7 @@ import zarr
 from scipy.stats import spearmanr
 
 from causalnet.demo import model_path, prompts_path
+from causalnet.draw import report
 from causalnet.effects import load, summarise
 from causalnet.effects.consistency import agreement, chance_jaccard, consistency
 from causalnet.effects.convergence import convergence
@@ -19,7 +20,7 @@ from causalnet.errors import InputError, UnknownNodeError
 from causalnet.prompts import Prompts
 from causalnet.studies.chunks import ChunkPlan
 from causalnet.studies.hydra import Arm, Options, hydra
-from causalnet.studies.store import create, open_store, write
+from causalnet.studies.store import create, open_store, opened, write
 from causalnet.studies.tables import read_table, write_tables
 
 FAST = {"bootstrap": 99, "permutations": 99}
@@ -190,22 +191,51 @@ def _store(path, prompts):
     return path
 
 
-def test_a_summary_holds_a_part_of_the_data_however_much_there_is(tmp_path):
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Folders of two runs, the second with much more data, and how many prompts each has."""
+    made = {}
+    for prompts in (1000, 3000):
+        folder = tmp_path_factory.mktemp(f"large-{prompts}")
+        _store(folder / "effects.zarr", prompts)
+        (folder / "summary.json").write_text('{"model": "m"}')
+        made[prompts] = folder
+    return made
+
+
+def _peaks(large, read):
+    """Return the peak of what each run's reading holds; how many bytes there are more in the second than in the first.
+
+    One thread: how many chunks happened to be decoded at once would move the peaks by 20 MB.
+    """
     peaks, sizes = [], []
-    # One thread: how many chunks happened to be decoded at once would move the peaks by 20 MB.
     with zarr.config.set({"async.concurrency": 1}):
-        for prompts in (1000, 3000):
-            data = open_store(_store(tmp_path / str(prompts), prompts), 2**20)
+        for prompts, folder in large.items():
             tracemalloc.start()
-            summary = summarise(data, **FAST)
-            write_tables(tmp_path / f"tables {prompts}", data, summary, Prompts.from_texts(["a"] * prompts), {})
+            read(folder, prompts)
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-            sizes.append(data["delta_de"].nbytes)
-    more = sizes[1] - sizes[0]
-    assert more > 90e6
+            sizes.append(opened(folder / "effects.zarr")["delta_de"].nbytes)
+    assert sizes[1] - sizes[0] > 90e6
+    return peaks, sizes[1] - sizes[0]
+
+
+def test_a_summary_holds_a_part_of_the_data_however_much_there_is(large, tmp_path):
+    def read(folder, prompts):
+        data = open_store(folder / "effects.zarr", 2**20)
+        summary = summarise(data, **FAST)
+        write_tables(tmp_path / f"tables {prompts}", data, summary, Prompts.from_texts(["a"] * prompts), {})
+
+    peaks, more = _peaks(large, read)
     # What grows is means over the twelve donors and what is made of them, some at a time.
     assert peaks[1] - peaks[0] < 0.5 * more, [peak / 1e6 for peak in peaks]
+
+
+def test_a_report_holds_a_part_of_the_data_however_much_there_is(large, tmp_path):
+    report(large[1000], tmp_path / "first.html", memory=2**20)  # what is imported on the way counts for neither
+    peaks, more = _peaks(large, lambda folder, _: report(folder, tmp_path / "report.html", memory=2**20))
+    # What grows is one number for each prompt and node.
+    assert peaks[1] - peaks[0] < 0.15 * more, [peak / 1e6 for peak in peaks]
 
 
 def test_joint_ablation_and_responsibility(tmp_path):
