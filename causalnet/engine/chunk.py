@@ -23,7 +23,7 @@ from causalnet.model.mechanism import Mechanisms
 __all__ = ["Chunk", "Program", "State"]
 
 
-_LOGITS = 1 << 25
+_LOGITS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,7 +70,7 @@ def run(
         them are the weights, the values that donors give (of each donor that is drawn, at the sites that are
         set), logits, and the results.  Where an outcome reads every logit they are made a few rows at a time, in
         at most six tensors of 16 MiB (64 MiB on a GPU, more where one row is larger); where no targets are given
-        they are found from 2**25 logits at a time.  At least one prompt and one row are run.  Default: found from
+        they are found from 2**22 logits at a time.  At least one prompt and one row are run.  Default: found from
         the device.
     progress
         Called with (rows done, rows in all).

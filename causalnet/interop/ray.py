@@ -199,10 +199,8 @@ class _Actors:
         except errors.RayActorError as error:
             # Ray's own words are a page long; their first line says what happened.
             words = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".:")
-            mend = "a run goes on with --resume"
-            raise WorkerLostError(
-                explain(f"the worker was lost each time it was tried ({words})", mend=mend)
-            ) from error
+            what = f"the worker was lost each time it was tried ({words})"
+            raise WorkerLostError(explain(what, mend="a run goes on with --resume")) from error
         for one in warned:
             warnings.warn(one, stacklevel=2)
         return result
@@ -304,8 +302,10 @@ def _room(nodes: Sequence[tuple[float, float]], asked: Ray) -> tuple[int, float]
 
     Examples
     --------
-    >>> _room([(1, 0), (3, 0)], Ray()), _room([(2, 0)], Ray(workers=3)), _room([(4, 0), (64, 8)], Ray(gpus_per_worker=1))
-    ((2, 1.0), (3, 0.3333), (8, 8.0))
+    >>> _room([(1, 0), (3, 0)], Ray()), _room([(2, 0)], Ray(workers=3))
+    ((2, 1.0), (3, 0.5))
+    >>> _room([(4, 0), (64, 8)], Ray(gpus_per_worker=1))
+    (8, 8.0)
     """
     gpus = asked.gpus_per_worker
     most = int(max((cpu for cpu, _ in nodes), default=0))

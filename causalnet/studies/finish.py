@@ -211,8 +211,9 @@ def _shown(result: Result, memory: int) -> "Shown":
     from causalnet.draw import Run as Shown
 
     variants: dict[str, list[Variant]] = {}
+    share = memory // (1 + len(result.variants))
     for place, summary in result.variants.items():
-        data = open_store(result.folder / place / "effects.zarr", memory)
+        data = open_store(result.folder / place / "effects.zarr", share)
         where = Path(place)
         variants.setdefault(where.parent.name, []).append(Variant(where.name, summary, data))
     tables = {file.stem: read_table(file) for file in sorted(result.folder.glob("tables/*.csv"))}
