@@ -28,6 +28,8 @@ from causalnet.studies.subjects import subject
 from causalnet.studies.sweeps import Job, Question, compute, job
 
 PLAIN = str(model_path("plain"))
+_CHUNK = 1 << 17
+"""Counterfactuals of a chunk, as many as the study's own plan makes."""
 
 
 # -- the overhead of workers ---------------------------------------------------------------------------
@@ -73,10 +75,10 @@ def overhead() -> str:
     timed(Here(), 200, prompts.take(64))  # warm
     lines = [
         f"{describe()}, torch {torch.__version__}; the embedded model, {len(prompts)} prompts, 16 nodes, 15 donors. "
-        "*Chunks* is from the first chunk that is done to the last one, *whole* everything: the cluster's start, "
+        "*Chunks* is from when they are handed out to the last one, *whole* everything: the cluster's start, "
         "loading, planning, figures and report.",
         "",
-        "| prompts per chunk | chunks | | chunks | against one process | whole | against one process |",
+        "| prompts per chunk | number | | chunks | against one process | whole | against one process |",
         "|---|---|---|---|---|---|---|",
     ]
     for chunk in (25, 100, 275):
@@ -137,11 +139,12 @@ def fitted(found: list[Measured], x: str, y: str) -> tuple[float, float, float]:
     design = np.stack([np.ones_like(size), size], axis=1)
     fixed, each = np.linalg.lstsq(design * weight[:, None], seconds * weight, rcond=None)[0]
     misfit = np.square((seconds - fixed - each * size) * weight).sum()
-    return float(fixed), float(each), float(1 - misfit / np.square((seconds - seconds.mean()) * weight).sum())
+    mean = np.average(seconds, weights=weight**2)
+    return float(fixed), float(each), float(1 - misfit / np.square((seconds - mean) * weight).sum())
 
 
-def costs() -> str:
-    """Return the section with the cost of a chunk, fitted to measured ones."""
+def costs() -> tuple[str, float]:
+    """Return the section with the cost of a chunk, fitted to measured ones, and the fixed seconds of computing one."""
     prompts = Prompts.from_file(prompts_path()).take(960)
     options = Options()
     loaded = Models(options).take(PLAIN, "")
@@ -161,7 +164,7 @@ def costs() -> str:
         fixed, each, r2 = fitted(found, x, y)
         scale = 1e-9 if unit == "GFLOP/s" else 1e-6
         lines.append(f"| {what} | {1000 * fixed:.0f} ms | {scale / each:.3g} {unit} | {r2:.3f} |")
-    return "\n".join(lines)
+    return "\n".join(lines), max(0.0, fitted(found, "flop", "compute")[0])
 
 
 # -- what it says of a large model ---------------------------------------------------------------------
@@ -178,6 +181,7 @@ class Large:
     peak: float
     share: float
     bandwidth: float
+    fixed: float
     gpus_per_worker: int
 
     @property
@@ -211,32 +215,35 @@ class Large:
             nodes = responders = 2 * c.num_hidden_layers
             each = self.row("attn") + self.row("mlp")
         cells = self.prompts * nodes * self.donors
-        # Natural runs of a chunk's prompts and of their donors: twice all of them, where chunks are large.
-        return self.prompts * self.donors * each + 2 * natural, 4 * cells * (responders + 5), nodes
+        # Natural runs of a chunk's prompts and of their donors, hardly any of which two of its prompts share.
+        return self.prompts * self.donors * each + (1 + self.donors) * natural, 4 * cells * (responders + 5), nodes
 
     def hours(self, gpus: int, heads: bool) -> list[float]:
-        """Return the hours of loading, computing and writing, with so many GPUs."""
+        """Return the hours of loading, of computing all chunks and of writing them, with so many GPUs."""
         workers = gpus // self.gpus_per_worker
         work, size, _ = self.sweep(heads)
+        chunks = self.prompts * self.sweep(heads)[2] * self.donors / _CHUNK
         seconds = (
             self.weights / self.bandwidth,
-            work / (gpus * self.peak * self.share),
+            # The layers of a model that is spread over a worker's GPUs run one after the other: one GPU works.
+            work / (workers * self.peak * self.share) + chunks * self.fixed / workers,
             size / (workers * self.bandwidth),
         )
         return [one / 3600 for one in seconds]
 
 
-def large(share: float, bandwidth: float) -> str:
+def large(share: float, bandwidth: float, fixed: float) -> str:
     """Return the section with what the cost model says of Llama-70B."""
     config = LlamaConfig(
         vocab_size=128256, hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
         num_key_value_heads=8,
     )  # fmt: skip
-    asked = Large(config, 10_000, 15, 16, 989e12, share, bandwidth, 4)
+    asked = Large(config, 10_000, 15, 16, 989e12, share, bandwidth, fixed, 4)
     lines = [
         f"Computed, not measured. Assumed: bfloat16 products at {100 * share:.0f} % of an H100's 989 TFLOP/s, "
-        f"{bandwidth / 1e9:g} GB/s between a worker and the store, {asked.gpus_per_worker} GPUs per worker, "
-        f"{asked.tokens} tokens per prompt. Weights: {asked.weights / 1e9:.0f} GB, read once by each worker.",
+        f"{bandwidth / 1e9:g} GB/s between a worker and the store, {asked.gpus_per_worker} GPUs per worker (one of "
+        f"which works at a time), {asked.tokens} tokens per prompt, {1000 * fixed:.0f} ms per chunk of {_CHUNK:,} "
+        f"counterfactuals. Weights: {asked.weights / 1e9:.0f} GB, read once by each worker.",
         "",
         "| sweep | donors | arithmetic | store | GPUs | loading | computing | writing |",
         "|---|---|---|---|---|---|---|---|",
@@ -273,19 +280,23 @@ def main() -> None:
     parser.add_argument("--only", choices=["overhead", "costs", "large"])
     parser.add_argument("--share", type=float, default=0.5, help="of the GPU's peak")
     parser.add_argument("--bandwidth", type=float, default=1e9, help="bytes per second between worker and store")
+    parser.add_argument("--fixed", type=float, default=0.25, help="seconds of every chunk, where none are measured")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     given = parser.parse_args()
-    parts = {
-        "overhead": ("Workers against one process", overhead),
-        "costs": ("The cost of a chunk", costs),
-        "large": ("Llama-70B by the cost model", lambda: large(given.share, given.bandwidth)),
-    }
-    for name, (title, make) in parts.items():
-        if given.only in (None, name):
-            body = make()
-            print(f"{title}\n\n{body}\n", flush=True)
-            if given.write:
-                put(f"{title} (benchmarks/scale.py)", body)
+    fixed = given.fixed
+    for name in ("overhead", "costs", "large"):
+        if given.only not in (None, name):
+            continue
+        if name == "overhead":
+            title, body = "Workers against one process", overhead()
+        elif name == "costs":
+            title = "The cost of a chunk"
+            body, fixed = costs()
+        else:
+            title, body = "Llama-70B by the cost model", large(given.share, given.bandwidth, fixed)
+        print(f"{title}\n\n{body}\n", flush=True)
+        if given.write:
+            put(f"{title} (benchmarks/scale.py)", body)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,9 @@ def _chunks(crew: Crew, path: Path, plan: RunPlan, say: Progress) -> None:
         done = markers(path, number).done()
         over[number] = len(done)
         tasks += [(number, chunk) for chunk in sweep.plan if chunk.name not in done]
+    if tasks:
+        first = tasks[0][0]
+        say(plan.title(first), _STEPS * over[first], _STEPS * len(plan.sweeps[first].plan))
     by_worker: dict[str, int] = {}
     failed: list[Done] = []
 
