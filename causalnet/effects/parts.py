@@ -78,7 +78,7 @@ def blocks(ds: "xr.Dataset") -> Iterator[slice]:
     """Yield blocks of prompts whose changes of direct effects are few enough to be held: a store may be larger."""
     delta = ds["delta_de"]
     # Where nobody responds, the effects themselves are what there is.
-    step = max(1, _BLOCK // max(1, (delta.nbytes + ds["te"].nbytes) // max(1, delta.shape[0])))
+    step = max(1, _BLOCK // max(1, max(delta.nbytes, ds["te"].nbytes) // max(1, delta.shape[0])))
     for first in range(0, delta.shape[0], step):
         yield slice(first, first + step)
 
