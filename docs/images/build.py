@@ -101,7 +101,8 @@ def graphs(run: "Run", out: Path) -> None:
 
 def figures(run: "Run") -> dict[str, Callable[[], Any]]:
     """Return every figure by the name of its file."""
-    from causalnet import draw
+    from causalnet import draw, mlp, zero
+    from causalnet.testing.motifs import residual_network
 
     one = run.arms[-1]
     data, summary = one.data, one.summary
@@ -109,6 +110,7 @@ def figures(run: "Run") -> dict[str, Callable[[], Any]]:
     return {
         "figure-1-3-example": lambda: draw.example(data, 3, "attn[2]"),
         "figure-2ab-impact": lambda: draw.impact(data),
+        "figure-5-effects": lambda: draw.effect_routes(residual_network(), mlp[0] << zero),
         "figure-2c-drop": lambda: draw.drop_vs_direct(data),
         "figure-2d-explained": lambda: draw.explained(data, summary),
         "figure-7ac-compensation": lambda: draw.ce_vs_direct(data, summary),

@@ -1,5 +1,10 @@
-"""Tiny models of every kind of block, prompts for them, and the checkpoint of the stories."""
+"""Tiny models of every kind of block, prompts for them, and the checkpoint of the stories.
 
+The command of the second opinion is importable as ``second_opinion``.
+"""
+
+import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +24,12 @@ from transformers import (
 import causalnet as cn
 from causalnet.model.check import tolerance_of
 from causalnet.model.shrink import build, randomise
+
+_FOUND = importlib.util.spec_from_file_location(
+    "second_opinion", Path(__file__).resolve().with_name("second_opinion.py")
+)
+assert _FOUND is not None and _FOUND.loader is not None
+_FOUND.loader.exec_module(sys.modules.setdefault("second_opinion", importlib.util.module_from_spec(_FOUND)))
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K"
 VOCAB = 40

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from second_opinion import DENSE, NODES, TEXTS, TRUE, WRONG
 
 import causalnet as cn
 from causalnet.errors import GraphError, InputError, UnknownNodeError
@@ -14,20 +15,6 @@ from causalnet.graph import Block, CausalGraph
 from causalnet.interop.dowhy import adjustment_set, dithered, falsify_circuit, to_gcm, unit_change
 
 pytestmark = pytest.mark.filterwarnings("ignore::causalnet.effects.FewPromptsWarning")
-
-NODES = ["attn[0]", "mlp[0]", "attn[1]", "mlp[1]", "attn[2]", "mlp[3]"]
-TRUE = [
-    "attn[0] -> mlp[0]", "mlp[0] -> attn[1]", "mlp[0] -> mlp[1]", "attn[1] -> attn[2]", "mlp[1] -> mlp[3]",
-]  # fmt: skip
-WRONG = [
-    "mlp[0] -> mlp[3]", "attn[0] -> attn[2]", "attn[0] -> mlp[1]", "mlp[1] -> attn[2]", "attn[1] -> mlp[3]",
-]  # fmt: skip
-DENSE = [f"{a} -> {b}" for a, b in itertools.combinations(NODES, 2)]
-TEXTS = [
-    f"{start} {end}"
-    for start in ("Once upon a time there was a little", "One day a big", "Lily saw a", "The dog ran to the")
-    for end in ("girl", "cat and a", "red ball. She")
-]
 
 
 @pytest.fixture(scope="module")

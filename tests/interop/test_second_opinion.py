@@ -1,21 +1,13 @@
 """The page of the second opinion holds what its command prints."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+import second_opinion
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "results" / "second_opinion.md"
 pytestmark = pytest.mark.filterwarnings("ignore::causalnet.effects.FewPromptsWarning")
-
-
-@pytest.fixture(scope="module")
-def command():
-    found = importlib.util.spec_from_file_location("second_opinion", HERE / "second_opinion.py")
-    made = importlib.util.module_from_spec(found)
-    found.loader.exec_module(made)
-    return made
 
 
 def tables(lines):
@@ -43,16 +35,16 @@ def columns(table, *names):
     return [[row[name] for name in names] for row in table]
 
 
-def test_the_twin_agrees_as_the_page_says(command, page, stories):
-    (found,) = tables(command.twin(stories))
+def test_the_twin_agrees_as_the_page_says(page, stories):
+    (found,) = tables(second_opinion.twin(stories))
     assert columns(found, "question", "mean") == columns(page[0], "question", "mean")
     for row in (*found, *page[0]):
         assert max(float(row[f"{way}, off by"]) for way in ("interventional", "counterfactual")) < 5e-5
 
 
-def test_the_experiment_is_the_one_of_the_page(command, page, stories):
+def test_the_experiment_is_the_one_of_the_page(page, stories):
     # Few passes: what the passes do not change is the same, and so are the titles.
-    (found,) = tables(command.randomised(stories, 60, 2))
+    (found,) = tables(second_opinion.randomised(stories, 60, 2))
     assert columns(found, "node", "alone") == columns(page[1], "node", "alone")
     assert list(found[0]) == list(page[1][0])
     for row in page[1]:
@@ -61,8 +53,8 @@ def test_the_experiment_is_the_one_of_the_page(command, page, stories):
         assert all(abs(float(row[method]) - float(row["exact"])) < 0.18 for method in ("matching", "weighting"))
 
 
-def test_the_verdicts_are_those_of_the_page(command, page, stories):
-    lines = list(command.falsified(stories))
+def test_the_verdicts_are_those_of_the_page(page, stories):
+    lines = list(second_opinion.falsified(stories))
     (found,) = tables(lines)
     told = ("circuit", "data", "test", "independences", "verdict")
     assert columns(found, *told) == columns(page[2], *told)
